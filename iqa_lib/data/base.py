@@ -1,0 +1,138 @@
+"""What every data set looks like from outside: records of pairs or triplets, one label, images as tensors."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from iqa_lib.images import read_image
+
+
+class DataError(ValueError):
+    """Something is wrong with a data set on disk; the message names the file, what is wanted and what to do."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A data set's label as downloaded. In the records a score is higher = better always, and `p_b` is P(B closer)."""
+
+    name: str
+    low: float
+    high: float
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A distorted picture beside its reference, with its human score (higher = better)."""
+
+    reference: Path
+    distorted: Path
+    score: float
+    reference_id: str
+    original: float
+    kind: str = ""
+
+    @property
+    def images(self) -> tuple[Path, Path]:
+        return self.reference, self.distorted
+
+    @property
+    def target(self) -> float:
+        return self.score
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Two distorted pictures of one reference, with the share of people to whom B looks closer to it than A."""
+
+    reference: Path
+    a: Path
+    b: Path
+    p_b: float
+    reference_id: str
+    original: float
+    kind_a: str = ""
+    kind_b: str = ""
+
+    @property
+    def images(self) -> tuple[Path, Path, Path]:
+        return self.reference, self.a, self.b
+
+    @property
+    def target(self) -> float:
+        return self.p_b
+
+
+class IQADataset(Dataset):
+    """Map-style data set of pairs or triplets.
+
+    `dataset[i]` is `(reference, distorted, score)` or `(reference, a, b, p_b)`: images float RGB `(3, H, W)` in [0, 1],
+    the target a float32 scalar.
+
+    Args:
+        name: The data set's name, as given to `iqa_lib.data.load`.
+        split: The side of the split that these records are.
+        records: Pairs or triplets, not both.
+        label: The label as it was downloaded.
+
+    Raises:
+        DataError: There are no records.
+    """
+
+    def __init__(self, name: str, split: str, records: Sequence[Pair] | Sequence[Triplet], label: Label):
+        if not records:
+            raise DataError(f"{name}: no record in split {split!r}: check the split's name and the data set's folder")
+        self.name, self.split, self.label = name, split, label
+        self.records = tuple(records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        *images, target = self.read(index)
+        return *(image.float() / 255 for image in images), target
+
+    def read(self, index: int) -> tuple[Tensor, ...]:
+        """Record `index` as uint8 images `(3, H, W)` and its float32 target."""
+        record = self.records[index]
+        reference, *others = record.images
+        images = _read_reference(reference), *(read_image(path) for path in others)
+        if len({image.shape for image in images}) > 1:
+            sizes = ", ".join(
+                f"{path.name} {i.shape[2]}x{i.shape[1]}" for path, i in zip(record.images, images, strict=True)
+            )
+            raise DataError(f"{self.name}: unequal sizes in {reference.parent}: {sizes}; wanted one size a record")
+        return *images, torch.tensor(record.target, dtype=torch.float32)
+
+    @property
+    def reference_ids(self) -> list[str]:
+        """One id a record: what a split or a bootstrap over references groups by."""
+        return [record.reference_id for record in self.records]
+
+    @property
+    def targets(self) -> Tensor:
+        """All targets, `(N,)`."""
+        return torch.tensor([record.target for record in self.records], dtype=torch.float32)
+
+    def paths(self) -> Iterator[Path]:
+        """Every image file of the records once, in order of first use."""
+        return iter(dict.fromkeys(path for record in self.records for path in record.images))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over file names, reference ids and labels of the records, in order (not over pixels)."""
+        digest = hashlib.sha256(f"{self.name}/{self.split}".encode())
+        for record in self.records:
+            names = "/".join(path.name for path in record.images)
+            digest.update(f"\n{names},{record.reference_id},{record.target!r}".encode())
+        return digest.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _read_reference(path: Path) -> Tensor:
+    return read_image(path)

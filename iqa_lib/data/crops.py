@@ -1,0 +1,133 @@
+"""Windows cut out of a record's images, the same from all of them: random for training, fixed for evaluation."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from iqa_lib.data.base import IQADataset
+
+PROTOCOLS = ("whole", "grid", "corners", "random")
+
+
+def windows(protocol: str, height: int, width: int, size: int, count: int = 0, seed=0) -> list[tuple[int, int]]:
+    """Top left corners `(top, left)` of the square windows by which one image is looked at.
+
+    Args:
+        protocol: `"whole"`: the image itself (`size` is ignored). `"grid"`: evenly spaced windows that cover the
+            image, or `count` of them. `"corners"`: four corners and the centre. `"random"`: `count` places drawn from
+            `seed`.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        size: Side of a window, in pixels.
+        count: Number of windows.
+        seed: For `"random"`, whatever `numpy.random.default_rng` takes.
+
+    Raises:
+        ValueError: Unknown protocol, a window larger than the image, or random windows without a count.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"crop protocol came as {protocol!r}; wanted one of {PROTOCOLS}")
+    if protocol == "whole":
+        return [(0, 0)]
+    down, right = height - size, width - size
+    if size < 1 or min(down, right) < 0:
+        raise ValueError(
+            f"crop {size} does not fit into an image of {width}x{height}: give a smaller one, or enlarge=True"
+        )
+    if protocol == "corners":
+        return [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
+    if protocol == "grid":
+        rows, columns = math.ceil(height / size), math.ceil(width / size)
+        tops = np.linspace(0, down, rows) if rows > 1 else [down / 2]
+        lefts = np.linspace(0, right, columns) if columns > 1 else [right / 2]
+        places = [(round(top), round(left)) for top in tops for left in lefts]
+        if not count or count >= len(places):
+            return places
+        return [places[int((k + 0.5) * len(places) / count)] for k in range(count)]
+    if count < 1:
+        raise ValueError(f"crop protocol 'random' came with count {count}; wanted the number of windows, at least 1")
+    rng = np.random.default_rng(seed)
+    return [(int(rng.integers(down + 1)), int(rng.integers(right + 1))) for _ in range(count)]
+
+
+class Crops(Dataset):
+    """A data set's records, seen through windows.
+
+    `crops[epoch, index]` draws one window for training: from everywhere under protocol `"random"`, else out of the
+    protocol's. The draw depends on seed, epoch and index alone, so it does not matter who asks when.
+    `crops.all(index)` gives every window of the protocol, for evaluation.
+
+    Args:
+        dataset: Pairs or triplets.
+        protocol: See `windows`.
+        size: Side of a window in pixels.
+        count: Number of windows.
+        seed: For the draws.
+        flip: Mirror left and right with probability one half in training, all images of a record alike.
+        enlarge: Bring images whose short side is below `size` up to it, bilinearly; otherwise they are an error.
+    """
+
+    def __init__(
+        self,
+        dataset: IQADataset,
+        protocol: str = "random",
+        size: int = 0,
+        *,
+        count: int = 1,
+        seed: int = 0,
+        flip: bool = False,
+        enlarge: bool = False,
+    ):
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"crop protocol came as {protocol!r}; wanted one of {PROTOCOLS}")
+        self.dataset, self.protocol, self.size, self.count = dataset, protocol, size, count
+        self.seed, self.flip, self.enlarge = seed, flip, enlarge
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, ...]:
+        epoch, index = key
+        *images, target = self.dataset.read(index)
+        images, rng = [self._large_enough(image) for image in images], self.draw(epoch, index)
+        places = windows(self.protocol, *images[0].shape[1:], self.size, self.count, rng)
+        window = places[rng.integers(len(places))]
+        images = [self._cut(image, window) for image in images]
+        if self.flip and rng.random() < 0.5:
+            images = [image.flip(-1) for image in images]
+        return *images, target
+
+    def draw(self, epoch: int, index: int) -> np.random.Generator:
+        """The randomness of one record in one epoch."""
+        return np.random.default_rng((self.seed, epoch, index))
+
+    def all(self, index: int) -> tuple[Tensor, ...]:
+        """Every window of record `index`: uint8 `(K, 3, size, size)` an image, and the target `()`."""
+        *images, target = self.dataset.read(index)
+        return *(self.cut(image, (self.seed, index)) for image in images), target
+
+    def cut(self, image: Tensor, seed=0) -> Tensor:
+        """Every window of one image `(3, H, W)`: `(K, 3, size, size)`."""
+        image = self._large_enough(image)
+        places = windows(self.protocol, *image.shape[1:], self.size, self.count, seed)
+        return torch.stack([self._cut(image, window) for window in places])
+
+    def _large_enough(self, image: Tensor) -> Tensor:
+        return _short_side_to(image, self.size) if self.enlarge and min(image.shape[1:]) < self.size else image
+
+    def _cut(self, image: Tensor, window: tuple[int, int]) -> Tensor:
+        if self.protocol == "whole":
+            return image
+        top, left = window
+        return image[:, top : top + self.size, left : left + self.size]
+
+
+def _short_side_to(image: Tensor, size: int) -> Tensor:
+    scale = size / min(image.shape[1:])
+    shape = [max(size, round(side * scale)) for side in image.shape[1:]]
+    larger = F.interpolate(image[None].float(), size=shape, mode="bilinear", align_corners=False)[0]
+    return larger.round().clamp(0, 255).to(torch.uint8)

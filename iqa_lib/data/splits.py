@@ -1,0 +1,35 @@
+"""Splits by reference, so that no picture's content is on two sides."""
+
+import random
+from collections.abc import Iterable
+
+
+def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed: int = 0) -> dict[str, list[str]]:
+    """Deal the references out to the sides of a split.
+
+    The distinct ids are sorted, then shuffled by `random.Random(seed)`: nothing but ids and seed decides.
+
+    Args:
+        reference_ids: Ids, repeats allowed.
+        fractions: Share of the references for each side, summing to 1, for example `{"train": 0.8, "test": 0.2}`.
+        seed: The split's number.
+
+    Returns:
+        Sorted ids for each side; every id on one side exactly.
+
+    Raises:
+        ValueError: Fractions do not sum to 1, or a side with a share gets no reference.
+    """
+    if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
+        raise ValueError(f"split fractions came as {fractions}; wanted shares of at least 0 that sum to 1")
+    ids = sorted(set(reference_ids))
+    random.Random(seed).shuffle(ids)
+    sides, start, share = {}, 0, 0.0
+    for side, fraction in fractions.items():
+        share += fraction
+        end = round(share * len(ids))
+        if fraction and end == start:
+            raise ValueError(f"{len(ids)} references are too few for the split {fractions}: side {side!r} gets none")
+        sides[side] = sorted(ids[start:end])
+        start = end
+    return sides

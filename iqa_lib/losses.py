@@ -1,0 +1,24 @@
+"""Losses of the five papers that torch does not have under the paper's own convention."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def preference_bce(logit: Tensor, p_b: Tensor) -> Tensor:
+    """Cross-entropy of a preference (PRFNet, eq. 5): `-mean(y log p + (1 - y) log(1 - p))` with `p = sigmoid(logit)`.
+
+    Args:
+        logit: That B is the closer one, `(B,)`.
+        p_b: Label, 1 where B is the closer one; a share in [0, 1] works too, `(B,)`.
+    """
+    return F.binary_cross_entropy_with_logits(logit, p_b)
+
+
+def preference_mse(logit: Tensor, p_b: Tensor) -> Tensor:
+    """Squared error of the probability (PRFNet, eq. 6): `mean((q - q_hat)^2)` with `q_hat = sigmoid(logit)`.
+
+    Args:
+        logit: That B is the closer one, `(B,)`.
+        p_b: Soft label, the share of people to whom B is the closer one, `(B,)` in [0, 1].
+    """
+    return F.mse_loss(logit.sigmoid(), p_b)

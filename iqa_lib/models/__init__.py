@@ -1,0 +1,5 @@
+"""The papers' networks, one file a paper, in the paper's order."""
+
+from iqa_lib.models.prfnet import PRFNet
+
+__all__ = ["PRFNet"]

@@ -1,0 +1,238 @@
+"""PRFNet: which of two distorted pictures is closer to the reference.
+
+Paper: "Progressive Feature Fusion Network for Enhancing Image Quality Assessment", arXiv 2401.06992,
+https://arxiv.org/abs/2401.06992. No code was released. Equations 1 to 4 are here, 5 and 6 in `iqa_lib.losses`.
+
+What the paper leaves open was decided here and cannot be checked against the authors: Res2Net width and scale
+(26w x 4s), ImageNet normalisation, the difference convolution (3x3 to 256 channels, BatchNorm, ReLU, shared by A and B), the gate
+convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), padding by reflection to a whole number of
+strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the ratio between
+neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iqa_lib.backbones import Backbone
+from iqa_lib.images import check_images
+
+FUSIONS = ("prf", "fpn", "bifpn")
+GATE_CONVS = ("full", "single", "bnrelu")
+
+
+class CrossSubtraction(nn.Module):
+    """Differences of the features on one scale (eq. 1 and 2): `d_x = Conv(F_O - F_x)`, `S = cat(d_A, d_B)`."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        difference = torch.cat([reference - a, reference - b])  # (2B, C, h, w)
+        return torch.cat(self.conv(difference).chunk(2), dim=1)  # (B, 2 * width, h, w)
+
+
+class Gate(nn.Module):
+    """One weight a position (eq. 4): convolution, mean over channels, sigmoid, upsampling to the next finer map."""
+
+    def __init__(self, channels: int, conv: str):
+        super().__init__()
+        outputs = 1 if conv == "single" else channels
+        layers = [nn.Conv2d(channels, outputs, 3, padding=1)]
+        if conv == "bnrelu":
+            layers += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        self.conv = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        gate = self.conv(x).mean(dim=1, keepdim=True).sigmoid()  # (B, 1, h, w)
+        return F.interpolate(gate, size=size, mode="bilinear", align_corners=False)  # (B, 1, *size)
+
+
+class PRFBlock(nn.Module):
+    """Progressive feature fusion (eq. 3 and 4): from deep to shallow, each fused map gates the next finer one.
+
+    `G_4 = S_4`, then `w_{i+1} = h(G_{i+1})` and `G_i = w_{i+1} * S_i` for i = 3, 2, 1; the output is `G_1`.
+    Deep features so reach the output through one-channel gates alone.
+
+    A linear convolution followed by a channel mean is one convolution to a single channel: `gate_conv="full"` is the
+    letter of the paper, `"single"` the same family of functions with 1/C of the parameters (`folded()` converts).
+    """
+
+    def __init__(self, channels: int, *, gate_conv: str = "full"):
+        super().__init__()
+        self.channels = channels
+        self.gates = nn.ModuleDict({f"w{i}": Gate(channels, gate_conv) for i in (2, 3, 4)})
+
+    def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        fused, gates = differences[3], {}
+        for i in (3, 2, 1):
+            weight = self.gates[f"w{i + 1}"](fused, differences[i - 1].shape[-2:])  # (B, 1, h_i, w_i)
+            fused = weight * differences[i - 1]  # (B, C, h_i, w_i)
+            gates[f"gate_w{i + 1}"] = weight
+        return fused, gates
+
+    def folded(self) -> "PRFBlock":
+        """A block with `gate_conv="single"` that computes what this `"full"` one does."""
+        block = PRFBlock(self.channels, gate_conv="single")
+        for name, gate in self.gates.items():
+            block.gates[name].conv[0].weight.data = gate.conv[0].weight.data.mean(dim=0, keepdim=True)
+            block.gates[name].conv[0].bias.data = gate.conv[0].bias.data.mean(dim=0, keepdim=True)
+        return block
+
+
+class FPN(nn.Module):
+    """Feature pyramid (Table 2's first alternative): lateral 1x1, nearest top-down sums, 3x3 on the finest level."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.channels = width
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(4))
+        self.smooth = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        levels = [lateral(x) for lateral, x in zip(self.lateral, differences, strict=True)]
+        top = levels[3]
+        for level in reversed(levels[:3]):
+            top = level + F.interpolate(top, size=level.shape[-2:], mode="nearest")  # (B, width, h_i, w_i)
+        return self.smooth(top), {}
+
+
+class WeightedSum(nn.Module):
+    """BiFPN's node: inputs of one size, summed with learnt non-negative weights, then a depthwise-separable 3x3."""
+
+    def __init__(self, inputs: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(inputs))
+        self.conv = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        weight = self.weight.relu()
+        weight = weight / (weight.sum() + 1e-4)
+        return self.conv(sum(w * x for w, x in zip(weight, inputs, strict=True)))
+
+
+class BiFPNLayer(nn.Module):
+    """One round over four levels: top-down, then bottom-up, each node summing what reaches it."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.down = nn.ModuleList(WeightedSum(2, width) for _ in range(3))
+        self.up = nn.ModuleList(WeightedSum(inputs, width) for inputs in (3, 3, 2))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        down = [levels[3]]
+        for node, level in zip(self.down, reversed(levels[:3]), strict=True):
+            down.insert(0, node(level, F.interpolate(down[0], size=level.shape[-2:], mode="nearest")))
+        out = [down[0]]
+        for i, node in enumerate(self.up, start=1):
+            below = F.adaptive_max_pool2d(out[-1], levels[i].shape[-2:])
+            out.append(node(levels[i], down[i], below) if i < 3 else node(levels[i], below))
+        return out
+
+
+class BiFPN(nn.Module):
+    """Bidirectional pyramid (Table 2's second alternative): 1x1 to `width`, `repeats` rounds, the finest level."""
+
+    def __init__(self, channels: int, width: int, repeats: int):
+        super().__init__()
+        self.channels = width
+        self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(4))
+        self.rounds = nn.Sequential(*(BiFPNLayer(width) for _ in range(repeats)))
+
+    def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        levels = [lateral(x) for lateral, x in zip(self.lateral, differences, strict=True)]
+        return self.rounds(levels)[0], {}
+
+
+class PRFNet(nn.Module):
+    """The triplet network: shared trunk, four cross subtraction blocks, fusion, head.
+
+    Args:
+        backbone: Full timm tag of a CNN with strides 4, 8, 16, 32.
+        se: Squeeze-and-excitation in the trunk: with the default backbone this is the paper's SE-Res2Net50.
+        stem_pool: See the module's docstring.
+        weights: See `iqa_lib.backbones.Backbone`.
+        freeze_backbone: Train nothing of the trunk (the paper's second step; BatchNorm keeps its statistics too).
+        width: Channels of each difference map; a scale has twice as many.
+        fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2).
+        gate_conv: `"full"`, `"single"` or `"bnrelu"`, for `fusion="prf"`.
+        bifpn_repeats: Rounds of the BiFPN.
+        hidden: Width of the head's hidden layer.
+        dropout: Before the last layer.
+
+    `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or for each of the three what `extract` made of it,
+    and returns the logit `(B,)` that **B** is the closer one; `sigmoid` makes it the paper's q. With `return_maps=True`
+    also a dict: `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`, `difference_b_1..4`
+    `(B, width, h_i, w_i)`, 0 or above.
+
+    Raises:
+        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    """
+
+    min_size = 32
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "res2net50_26w_4s.in1k",
+        se: bool = True,
+        stem_pool: bool = True,
+        weights: str = "auto",
+        freeze_backbone: bool = False,
+        width: int = 256,
+        fusion: str = "prf",
+        gate_conv: str = "full",
+        bifpn_repeats: int = 3,
+        hidden: int = 128,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion came as {fusion!r}; wanted one of {FUSIONS}")
+        if gate_conv not in GATE_CONVS:
+            raise ValueError(f"gate_conv came as {gate_conv!r}; wanted one of {GATE_CONVS}")
+        self.backbone = Backbone(
+            backbone, taps=(1, 2, 3, 4), weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool
+        )
+        self.subtraction = nn.ModuleList(CrossSubtraction(channels, width) for channels in self.backbone.channels)
+        if fusion == "prf":
+            self.fusion = PRFBlock(2 * width, gate_conv=gate_conv)
+        elif fusion == "fpn":
+            self.fusion = FPN(2 * width, width)
+        else:
+            self.fusion = BiFPN(2 * width, width, bifpn_repeats)
+        self.head = nn.Sequential(
+            nn.Linear(self.fusion.channels, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, 1)
+        )
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """The trunk's four feature maps of images `(B, 3, H, W)`, which are padded to whole strides by reflection."""
+        stride = self.backbone.strides[-1]
+        height, width = images.shape[-2:]
+        images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="reflect")
+        return self.backbone(images)
+
+    def forward(self, reference, a, b, *, return_maps: bool = False):
+        if isinstance(reference, Tensor):
+            check_images(reference, a, b, min_size=self.min_size)
+            features = self.extract(torch.cat([reference, a, b]))  # 4 x (3B, C_i, h_i, w_i)
+            reference, a, b = zip(*(scale.chunk(3) for scale in features), strict=True)
+        differences = [
+            block(*scale) for block, scale in zip(self.subtraction, zip(reference, a, b, strict=True), strict=True)
+        ]
+        fused, gates = self.fusion(differences)  # (B, C, H / 4, W / 4)
+        logit = self.head(fused.mean(dim=(2, 3))).squeeze(1)  # (B,)
+        if not return_maps:
+            return logit
+        maps = dict(gates)
+        for i, difference in enumerate(differences, start=1):
+            maps[f"difference_a_{i}"], maps[f"difference_b_{i}"] = difference.chunk(2, dim=1)
+        return logit, maps
