@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from iqa_lib.data.crops import Crops
 from iqa_lib.files import atomic, cache_dir
 from iqa_lib.images import read_image
-from iqa_lib.training import progress
+from iqa_lib.progress import progress
 
 
 class FixedFeatures(Dataset):

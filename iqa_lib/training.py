@@ -2,11 +2,10 @@
 
 import json
 import math
-import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from iqa_lib.files import atomic
+from iqa_lib.progress import progress
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
@@ -178,12 +177,6 @@ def save_weights(model: nn.Module, path: Path | str) -> None:
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Read back what `save_weights` wrote; every tensor must be there and fit."""
     model.load_state_dict(load_file(path))
-
-
-def progress(items: Iterable, name: str, **options) -> tqdm:
-    """A progress bar on a terminal or in a notebook; silence elsewhere, and wherever `TQDM_DISABLE=1` is set."""
-    hidden = bool(os.environ.get("TQDM_DISABLE")) or ("ipykernel" not in sys.modules and not sys.stderr.isatty())
-    return tqdm(items, desc=name, disable=hidden, leave=False, **options)
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:

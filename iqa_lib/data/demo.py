@@ -1,0 +1,237 @@
+"""The embedded demo set: everything runs on it, without a download.
+
+References are the colour photographs that scikit-image, scikit-learn and matplotlib carry, and dead-leaves scenes
+(occluding discs with power-law radii, the standard texture target of image-quality measurement), or the photographs of
+a folder. Each gets KADID-10k's 25 distortions at 5 levels, at 512x384, the size their parameters were made for.
+
+Scores are simulated. That of (type, level) is the mean human score which KADID-10k measured for it over its 81
+references (`kadid10k_level_means.csv`; they explain 89 % of the variance of its 10,125 scores), plus the error of a mean
+of 30 ratings. Votes follow Thurstone's case V: a person prefers B to A with probability
+Phi((score_B - score_A) / (sqrt(2) sigma)). So nobody ever looked at these pictures, a picture's content has no influence
+on its score, and a number made with them is a demo number.
+
+Images are made on first use and kept in the cache folder with a manifest of their hashes. Images, scores and votes are
+one fixed data set; only the split depends on a seed.
+"""
+
+import csv
+import json
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from PIL import Image, ImageOps
+from scipy.stats import norm
+
+from iqa_lib.data import distortions
+from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
+from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.data.splits import by_reference
+from iqa_lib.files import atomic, cache_dir, sha256
+from iqa_lib.images import read_image
+from iqa_lib.progress import progress
+
+SIZE = (512, 384)
+FRACTIONS = {"train": 0.7, "test": 0.3}
+RATINGS, RATING_SD = 30, 0.7
+SIGMA = 0.5
+SCORE = Label("simulated MOS", 1.0, 5.0, True)
+VOTES = Label("simulated share of votes for B", 0.0, 1.0, True)
+CELLS = tuple((d.number, level) for d in DISTORTIONS for level in range(1, 6))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a reference comes from: a photograph's file, or the number of a dead-leaves scene."""
+
+    name: str
+    photo: Path | None = None
+    scene: int = 0
+
+    def render(self) -> np.ndarray:
+        if self.photo is None:
+            return dead_leaves(np.random.default_rng((7, self.scene)))
+        pixels = read_image(self.photo).permute(1, 2, 0).numpy()
+        return np.asarray(ImageOps.fit(Image.fromarray(pixels), SIZE, Image.Resampling.LANCZOS))
+
+
+def load(
+    root: Path | None = None,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    task: str = "triplets",
+    photos: Path | str = "",
+    scenes: int = 12,
+    triplets: int = 60,
+    votes: int = 1,
+) -> IQADataset:
+    """One side of the demo set; images that are missing are made.
+
+    Args:
+        root: Folder for the images; None for the cache folder.
+        split: `"train"` (70 % of the references), `"test"` or `"all"`.
+        seed: Number of the split.
+        task: `"pairs"`: all 125 distorted pictures of each reference with their scores; `"triplets"`.
+        photos: Folder of photographs to use instead of the packaged ones.
+        scenes: Number of dead-leaves scenes among the references.
+        triplets: Per reference, for `task="triplets"`.
+        votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
+            other triplets, as the papers' two stages have data sets of their own.
+
+    Raises:
+        DataError: Unknown split or task, or no usable photograph in the folder.
+    """
+    sources = {source.name: source for source in references(photos, scenes)}
+    sides = by_reference(sources, FRACTIONS, seed) | {"all": sorted(sources)}
+    if split not in sides:
+        raise DataError(f"demo: split came as {split!r}; wanted one of {', '.join(sides)}")
+    if task not in ("pairs", "triplets"):
+        raise DataError(f"demo: task came as {task!r}; wanted pairs or triplets")
+    chosen = [sources[name] for name in sides[split]]
+    root = root or cache_dir() / "demo" / sha256(__file__, distortions.__file__)[:12]
+    if task == "pairs":
+        records = [pair for source in chosen for pair in _pairs(root, source)]
+    else:
+        records = [triplet for source in chosen for triplet in _triplets(root, source, triplets, votes)]
+    make(root, chosen, {path for record in records for path in record.images})
+    return IQADataset("demo", split, records, SCORE if task == "pairs" else VOTES)
+
+
+def references(photos: Path | str = "", scenes: int = 12) -> list[Source]:
+    """The packaged photographs, or those of the folder `photos`, and the dead-leaves scenes.
+
+    Raises:
+        DataError: The folder is none, or holds no PNG, JPEG, WebP, BMP or TIFF file.
+    """
+    if photos:
+        endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+        found = sorted(path for path in Path(photos).glob("*") if path.suffix.lower() in endings)
+        if not found:
+            raise DataError(
+                f"demo: no photograph in {photos}: give a folder with at least four {', '.join(sorted(endings))}"
+            )
+    else:
+        found = packaged_photos()
+    taken = [Source(f"{path.stem}-{sha256(path)[:8]}", photo=path) for path in found]
+    return taken + [Source(f"leaves{number:02d}", scene=number) for number in range(scenes)]
+
+
+def packaged_photos() -> list[Path]:
+    """The colour photographs that scikit-image, scikit-learn and matplotlib bring along."""
+    carried = {
+        "skimage.data": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"),
+        "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+        "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+    }
+    return [Path(str(files(package) / name)) for package, names in carried.items() for name in names]
+
+
+def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """A scene of discs that hide one another, radii by the power law r^-3, in colours around a few random ones.
+
+    Returns:
+        uint8 RGB, `(height, width, 3)`, drawn at twice the size and reduced, so that edges are smooth.
+    """
+    width, height = 2 * size[0], 2 * size[1]
+    canvas, empty = np.zeros((height, width, 3)), np.ones((height, width), bool)
+    palette = rng.uniform(0.05, 0.95, (6, 3))
+    low, high = 8.0, height / 2
+    while empty.any():
+        radius = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
+        x, y = rng.uniform(-radius, width + radius), rng.uniform(-radius, height + radius)
+        rows = slice(max(0, int(y - radius)), max(0, int(y + radius) + 2))
+        columns = slice(max(0, int(x - radius)), max(0, int(x + radius) + 2))
+        down, across = np.ogrid[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
+        visible = ((across - x) ** 2 + (down - y) ** 2 <= radius**2) & empty[rows, columns]
+        colour = np.clip(palette[rng.integers(6)] + rng.normal(0, 0.12, 3), 0, 1)
+        slope = rng.normal(0, 0.12, 2)
+        shade = ((across - x) * slope[0] + (down - y) * slope[1]) / radius
+        canvas[rows, columns][visible] = np.clip(colour + shade[..., None], 0, 1)[visible]
+        empty[rows, columns] &= ~visible
+    return np.asarray(Image.fromarray((255 * canvas + 0.5).astype(np.uint8)).resize(size, Image.Resampling.BOX))
+
+
+@cache
+def level_means() -> dict[tuple[int, int], float]:
+    """KADID-10k's mean score of each `(type, level)`, 1 (worst) to 5 (best)."""
+    lines = (files("iqa_lib.data") / "kadid10k_level_means.csv").read_text().splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    return {(int(row["type"]), int(row["level"])): float(row["mean_score"]) for row in rows}
+
+
+def scores(reference: str) -> dict[tuple[int, int], float]:
+    """The simulated MOS of a reference's 125 distorted pictures."""
+    noise = _rng(reference, 1).normal(0, RATING_SD / RATINGS**0.5, len(CELLS))
+    return {cell: float(np.clip(level_means()[cell] + error, 1, 5)) for cell, error in zip(CELLS, noise, strict=True)}
+
+
+def preference(score_a, score_b):
+    """Probability that a person finds B closer (Thurstone's case V with dispersion `SIGMA` on the score scale)."""
+    return norm.cdf((score_b - score_a) / (2**0.5 * SIGMA))
+
+
+def make(root: Path, sources: Sequence[Source], wanted: set[Path]) -> None:
+    """Make those of the `wanted` images that are not there yet, and enter their hashes into `manifest.json`."""
+    root.mkdir(parents=True, exist_ok=True)
+    manifest = root / "manifest.json"
+    with FileLock(root / ".lock"):
+        known = json.loads(manifest.read_text()) if manifest.exists() else {}
+        missing = [path for path in sorted(wanted) if known.get(_name(path)) is None or not path.exists()]
+        if not missing:
+            return
+        by_name = {source.name: source for source in sources}
+        rendered = {name: by_name[name].render() for name in sorted({path.parent.name for path in missing})}
+
+        def make_one(path: Path) -> tuple[str, str]:
+            image = rendered[path.parent.name]
+            if path.stem != "reference":
+                number, level = map(int, path.stem.split("_"))
+                image = distort(image, number, level, _rng(path.parent.name, 2, number, level))
+            with atomic(path) as temporary:
+                Image.fromarray(image).save(temporary, compress_level=1)
+            return _name(path), sha256(path)
+
+        with ThreadPoolExecutor() as pool:
+            made = dict(progress(pool.map(make_one, missing), "making demo images", total=len(missing)))
+        with atomic(manifest) as temporary:
+            temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
+
+
+def _pairs(root: Path, source: Source) -> list[Pair]:
+    folder = root / source.name
+    return [
+        Pair(folder / "reference.png", _path(folder, cell), score, source.name, score, DISTORTIONS[cell[0] - 1].name)
+        for cell, score in scores(source.name).items()
+    ]
+
+
+def _triplets(root: Path, source: Source, count: int, votes: int) -> list[Triplet]:
+    rng, folder, score = _rng(source.name, 3, votes), root / source.name, scores(source.name)
+    records = []
+    for _ in range(count):
+        a, b = (CELLS[i] for i in rng.choice(len(CELLS), 2, replace=False))
+        p_b = rng.binomial(votes, preference(score[a], score[b])) / votes
+        kinds = (DISTORTIONS[number - 1].name for number, _ in (a, b))
+        records.append(
+            Triplet(folder / "reference.png", _path(folder, a), _path(folder, b), p_b, source.name, p_b, *kinds)
+        )
+    return records
+
+
+def _path(folder: Path, cell: tuple[int, int]) -> Path:
+    return folder / f"{cell[0]:02d}_{cell[1]}.png"
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _rng(reference: str, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng((zlib.crc32(reference.split("-")[0].encode()), *purpose))
