@@ -36,7 +36,7 @@ class FixedFeatures(Dataset):
             raise ValueError(
                 f"features can be kept only of fixed windows; came protocol {crops.protocol!r}, flip {crops.flip}"
             )
-        self.crops = crops
+        self.crops, self.dataset = crops, crops.dataset
         paths = list(crops.dataset.paths())
         file = cache_dir() / "features" / f"{self._key(paths, model)}.safetensors"
         if not file.exists():
@@ -58,7 +58,7 @@ class FixedFeatures(Dataset):
 
     def all(self, index: int) -> tuple:
         """Every window of record `index`: a list of maps `(K, C, h, w)` for each image, and the target `()`."""
-        record = self.crops.dataset.records[index]
+        record = self.dataset.records[index]
         images = ([scale[self.rows[path]] for scale in self.maps] for path in record.images)
         return *images, torch.tensor(record.target, dtype=torch.float32)
 

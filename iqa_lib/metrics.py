@@ -1,0 +1,433 @@
+"""Agreement of predictions with human scores, with confidence intervals over references.
+
+Predictions and scores point the same way, higher is better; a metric that runs the wrong way shows as a negative
+correlation, which is kept. Distorted images of one reference are not independent, so every 95 % interval comes from a
+percentile bootstrap over references (cluster bootstrap): reference ids are drawn with replacement and each brings all
+its rows (Field and Welsh, "Bootstrapping clustered data", 2007). The order of the rows changes no interval.
+
+Every function raises ValueError for lists of unequal length, values that are not finite numbers, unknown option names
+and correlations of constant values.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+from scipy.special import expit
+from scipy.stats import kendalltau
+
+_FIT_PARAMETERS = {"logistic4": 4, "logistic5": 5}
+_FIT_EVALUATIONS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its 95 % interval.
+
+    Attributes:
+        value: The statistic on all rows.
+        low: 2.5 % percentile of the bootstrap over references. Like `high`, nan where the bootstrap is undefined: with
+            a single reference, or where the statistic is undefined in more than half of the resamples.
+        high: 97.5 % percentile.
+        n: Number of rows.
+        references: Number of distinct references.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    references: int
+
+    def __str__(self) -> str:
+        plural = "" if self.references == 1 else "s"
+        interval = f"[{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} {interval} (n={self.n}, {self.references} reference{plural})"
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The five attributes by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A reliability diagram: one entry per bin that holds predictions, in rising order.
+
+    Attributes:
+        predicted: Mean predicted probability of B.
+        observed: Mean label, the share of B.
+        count: Number of rows.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    count: np.ndarray
+
+
+def plcc(
+    prediction: ArrayLike,
+    score: ArrayLike,
+    references: Iterable[Hashable],
+    *,
+    fit: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Pearson's linear correlation coefficient, in [-1, 1].
+
+    Args:
+        prediction: Predicted qualities, higher is better; 3 rows or more.
+        score: Human scores (MOS), higher is better.
+        references: Id of each row's reference.
+        fit: None correlates the predictions as they are; "logistic4" and "logistic5" map them by `logistic_fit` first.
+            The fit is done once on all rows and the bootstrap resamples the fitted values, so the interval leaves out
+            the fit's own uncertainty. A falling fit turns a reversed metric around, so a fitted PLCC does not tell the
+            direction: read it from SROCC or from the raw PLCC.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: Malformed input, or a constant one, for which the correlation is undefined.
+        RuntimeError: The fit does not converge.
+    """
+    groups, x, y = _correlation_rows(prediction, score, references)
+    x = _fitted(x, y, fit)
+    return _estimate(lambda counts: _pearson(x, y, counts[groups]), groups, resamples, seed)
+
+
+def srocc(
+    prediction: ArrayLike,
+    score: ArrayLike,
+    references: Iterable[Hashable],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Spearman's rank-order correlation coefficient, in [-1, 1]; ties get their mean rank. Arguments as in `plcc`."""
+    groups, x, y = _correlation_rows(prediction, score, references)
+    x_level, y_level = (np.unique(values, return_inverse=True)[1] for values in (x, y))
+
+    def statistic(counts: np.ndarray) -> float:
+        weights = counts[groups]
+        return _pearson(_mean_ranks(x_level, weights), _mean_ranks(y_level, weights), weights)
+
+    return _estimate(statistic, groups, resamples, seed)
+
+
+def krocc(
+    prediction: ArrayLike,
+    score: ArrayLike,
+    references: Iterable[Hashable],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Kendall's rank-order correlation coefficient tau-b, in [-1, 1]. Arguments as in `plcc`.
+
+    The slowest of the statistics: some 2 ms per resample of 10,000 rows.
+    """
+    groups, x, y = _correlation_rows(prediction, score, references)
+
+    def statistic(counts: np.ndarray) -> float:
+        rows = np.repeat(np.arange(x.size), counts[groups])
+        if _constant(x[rows]) or _constant(y[rows]):
+            return np.nan
+        return float(kendalltau(x[rows], y[rows]).statistic)
+
+    return _estimate(statistic, groups, resamples, seed)
+
+
+def rmse(
+    prediction: ArrayLike,
+    score: ArrayLike,
+    references: Iterable[Hashable],
+    *,
+    fit: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Root mean squared error in the unit of `score`, 0 or more, lower is better. Arguments as in `plcc`.
+
+    The mean is over rows, with no correction for the degrees of freedom of a fit. With fit=None the predictions must
+    already be on the scale of the scores, and a single row is enough.
+    """
+    groups, x, y = _rows(references, prediction=_numbers("prediction", prediction), score=_numbers("score", score))
+    squared_error = (_fitted(x, y, fit) - y) ** 2
+    mean = _reference_mean(squared_error, groups)
+    return _estimate(lambda counts: float(np.sqrt(mean(counts))), groups, resamples, seed)
+
+
+def two_afc_accuracy(
+    p_b: ArrayLike,
+    label: ArrayLike,
+    references: Iterable[Hashable],
+    *,
+    triplets: Sequence[Hashable] | None = None,
+    dedup: str = "rows",
+    ties: str = "a",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Two-alternative forced choice: mean share of humans who agree with the decision, in [0, 1].
+
+    The decision is B where p_b > 0.5 and A where p_b < 0.5. A row scores `label` for B and 1 - label for A: plain
+    accuracy on hard votes, the 2AFC score of BAPPS (Zhang et al., CVPR 2018) on shares.
+
+    Args:
+        p_b: Predicted probability in [0, 1] that B is closer to the reference than A; one row or more.
+        label: Human share in [0, 1] preferring B, or hard votes: 0 for A, 1 for B.
+        references: Id of each row's reference.
+        triplets: Hashable key of each row's triplet, such as "O,A,B" or ("O", "A", "B"); used by dedup="devkit" only.
+        dedup: "rows" averages over all rows. "devkit" collapses repeats of a triplet to one row with the last label
+            and the last prediction, as the dictionary of the CLIC devkit does; the result's n counts these rows.
+        ties: Rule for p_b exactly 0.5: "a" counts as the answer A (CLIC devkit), "half" scores 0.5 (BAPPS).
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+    """
+    _check_option("dedup", dedup, ("rows", "devkit"))
+    _check_option("ties", ties, ("a", "half"))
+    p_b, label = _numbers("p_b", p_b, 0, 1), _numbers("label", label, 0, 1)
+    if dedup == "devkit":
+        references = _listed(references)
+        _check_lengths(p_b=p_b, label=label, references=references)
+        last = _last_rows(triplets, p_b.size)
+        p_b, label, references = p_b[last], label[last], [references[row] for row in last]
+    groups, p_b, label = _rows(references, p_b=p_b, label=label)
+    agreement = np.where(p_b > 0.5, label, 1 - label)
+    if ties == "half":
+        agreement[p_b == 0.5] = 0.5
+    return _estimate(_reference_mean(agreement, groups), groups, resamples, seed)
+
+
+def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -> np.ndarray:
+    """Least-squares map of predictions onto the scale of the scores, by a rising or a falling logistic.
+
+    With s(t) = 1 / (1 + exp(-t)) and the fitted b:
+
+    - 4 parameters: b2 + (b1 - b2) s((x - b3) / |b4|) (VQEG; Seshadrinathan et al., TIP 2010)
+    - 5 parameters: b1 (1/2 - s(-b2 (x - b3))) + b4 x + b5 (Sheikh, Sabir and Bovik, TIP 2006); need not be monotone
+
+    Both are linear but for centre and width, so only these two are searched, by Nelder and Mead's simplex from the best
+    point of a coarse grid, with the linear coefficients solved for at every step (variable projection). The search is
+    bounded: a centre at most one range outside the predictions, a width of 1e-3 to 1e3 of their standard deviations.
+
+    Args:
+        prediction: Predicted qualities, in any unit and direction; more rows than parameters.
+        score: Human scores (MOS).
+        parameters: 4 or 5.
+
+    Returns:
+        The fitted value of each row, in the unit of `score`.
+
+    Raises:
+        ValueError: Malformed or constant input, or too few rows.
+        RuntimeError: The search does not converge.
+    """
+    _check_option("parameters", parameters, (4, 5))
+    prediction, score = _numbers("prediction", prediction), _numbers("score", score)
+    _check_lengths(prediction=prediction, score=score)
+    _check_row_count(score.size, parameters + 1, f"a fit of {parameters} parameters")
+    _check_varies("a logistic fit", prediction=prediction, score=score)
+    x, y = ((values - values.mean()) / values.std() for values in (prediction, score))
+    linear_terms = [np.ones_like(x), x][: parameters - 3]
+
+    def mapped(shape: Sequence[float]) -> np.ndarray:
+        centre, log_width = shape
+        basis = np.column_stack([expit((x - centre) / np.exp(log_width)), *linear_terms])
+        return basis @ np.linalg.lstsq(basis, y)[0]
+
+    def squared_error(shape: Sequence[float]) -> float:
+        return float(np.sum((mapped(shape) - y) ** 2))
+
+    starts = product(np.quantile(x, (0.1, 0.3, 0.5, 0.7, 0.9)), np.log((0.03, 0.1, 0.3, 1, 3)))
+    start = min(starts, key=squared_error)
+    options = {
+        "initial_simplex": np.add(start, [(0, 0), (0.3, 0), (0, 0.5)]),
+        "maxfev": _FIT_EVALUATIONS,
+        "xatol": 1e-6,
+        "fatol": 1e-9 * x.size,
+    }
+    bounds = (x.min() - np.ptp(x), x.max() + np.ptp(x)), (np.log(1e-3), np.log(1e3))
+    found = minimize(squared_error, start, method="Nelder-Mead", bounds=bounds, options=options)
+    if not found.success:
+        raise RuntimeError(
+            f"the {parameters}-parameter logistic fit did not converge in {found.nfev} steps on {x.size} rows; "
+            "look for outliers in the predictions, or report the raw PLCC (fit=None)"
+        )
+    return mapped(found.x) * score.std() + score.mean()
+
+
+def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration:
+    """Predicted probability of B against the observed share of B.
+
+    Args:
+        p_b: Predicted probability of B in [0, 1]; one row or more.
+        label: Human share preferring B in [0, 1], or hard votes 0 and 1.
+        bins: Number of bins of equal width over [0, 1]; a value on an inner edge belongs to the upper bin.
+
+    Returns:
+        The bins that hold predictions; empty ones are left out.
+    """
+    p_b, label = _numbers("p_b", p_b, 0, 1), _numbers("label", label, 0, 1)
+    _check_lengths(p_b=p_b, label=label)
+    _check_row_count(p_b.size, 1, "calibration")
+    _check_positive_integer("bins", bins)
+    bin_of_row = np.digitize(p_b, np.linspace(0, 1, bins + 1)[1:-1])
+    count = np.bincount(bin_of_row)
+    filled = count > 0
+    predicted, observed = (np.bincount(bin_of_row, weights=values)[filled] for values in (p_b, label))
+    return Calibration(predicted / count[filled], observed / count[filled], count[filled])
+
+
+def _estimate(statistic: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+    """The statistic on all rows, with its percentile bootstrap over references.
+
+    Args:
+        statistic: Takes how often each reference is drawn and returns the value, nan where it is undefined.
+        groups: Number of each row's reference, counted from 0.
+        resamples: Number of resamples.
+        seed: Seed.
+    """
+    _check_positive_integer("resamples", resamples)
+    references = int(groups.max()) + 1
+    value = float(statistic(np.ones(references, dtype=int)))
+    low = high = np.nan
+    if references > 1:
+        rng = np.random.default_rng(seed)
+        draws = (rng.integers(references, size=references) for _ in range(resamples))
+        values = np.array([statistic(np.bincount(draw, minlength=references)) for draw in draws])
+        defined = values[~np.isnan(values)]
+        if 2 * defined.size >= resamples:
+            low, high = np.percentile(defined, (2.5, 97.5))
+    return Estimate(value, float(low), float(high), groups.size, references)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    """Pearson correlation of rows that count `weights` times; nan if a side is constant."""
+    drawn = weights > 0
+    if _constant(x[drawn]) or _constant(y[drawn]):
+        return np.nan
+    total = weights.sum()
+    dx, dy = x - weights @ x / total, y - weights @ y / total
+    correlation = (weights * dx) @ dy / np.sqrt((weights * dx) @ dx) / np.sqrt((weights * dy) @ dy)
+    return float(np.clip(correlation, -1, 1))
+
+
+def _mean_ranks(level: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rank of each row, counted from 0.5, when rows count `weights` times; `level` numbers the sorted values."""
+    size = np.bincount(level, weights=weights)
+    return (np.cumsum(size) - size / 2)[level]
+
+
+def _reference_mean(values: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Mean over rows as a function of how often each reference is drawn."""
+    total, size = np.bincount(groups, weights=values), np.bincount(groups)
+    return lambda counts: float(counts @ total / (counts @ size))
+
+
+def _fitted(x: np.ndarray, y: np.ndarray, fit: str | None) -> np.ndarray:
+    _check_option("fit", fit, (None, *_FIT_PARAMETERS))
+    return x if fit is None else logistic_fit(x, y, _FIT_PARAMETERS[fit])
+
+
+def _last_rows(triplets: Sequence[Hashable] | None, n: int) -> list[int]:
+    """Index of the last row of each triplet."""
+    if triplets is None:
+        raise ValueError('dedup="devkit" came without triplets; pass one key per row, or use dedup="rows"')
+    triplets = list(triplets)
+    _check_lengths(triplets=triplets, p_b=range(n))
+    try:
+        return list({key: row for row, key in enumerate(triplets)}.values())
+    except TypeError as error:
+        raise ValueError(f'triplets: {error}; pass strings "O,A,B" or tuples ("O", "A", "B")') from None
+
+
+def _correlation_rows(
+    prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable]
+) -> tuple[np.ndarray, ...]:
+    columns = {"prediction": _numbers("prediction", prediction), "score": _numbers("score", score)}
+    rows = _rows(references, minimum=3, **columns)
+    _check_varies("a correlation", **columns)
+    return rows
+
+
+def _rows(references: Iterable[Hashable], minimum: int = 1, **columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The number of each row's reference and the columns, sorted so that the order of the input does not matter."""
+    references = _listed(references)
+    _check_lengths(**columns, references=references)
+    _check_row_count(len(references), minimum, "this statistic")
+    groups = _reference_numbers(references)
+    order = np.lexsort((*columns.values(), groups))
+    return groups[order], *(column[order] for column in columns.values())
+
+
+def _listed(references: Iterable[Hashable]) -> list[Hashable]:
+    """A list of plain Python values, whether a list, an array, a tensor or a column of a table came."""
+    return references.tolist() if hasattr(references, "tolist") else list(references)
+
+
+def _reference_numbers(references: list[Hashable]) -> np.ndarray:
+    """Position of each row's reference among the sorted distinct references."""
+    if any(reference is None or (isinstance(reference, float) and np.isnan(reference)) for reference in references):
+        raise ValueError("references hold a missing id (None or nan); name the reference of every row")
+    try:
+        number = {reference: position for position, reference in enumerate(sorted(set(references)))}
+    except TypeError as error:
+        raise ValueError(f"references: {error}; pass ids of one type, such as file names") from None
+    return np.array([number[reference] for reference in references])
+
+
+def _numbers(name: str, values: ArrayLike, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
+    """One column of finite numbers in [low, high]."""
+    try:
+        numbers = np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds something that is not a number ({error}); pass one number per row") from None
+    if numbers.ndim != 1:
+        raise ValueError(f"{name} has shape {numbers.shape}; pass a flat sequence, one number per row")
+    wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers < low) | (numbers > high))
+    if wrong.size:
+        wanted = "finite numbers" if np.isinf(low) else f"numbers in [{low}, {high}]"
+        raise ValueError(
+            f"{name} must hold {wanted}, but {wrong.size} of {numbers.size} rows do not, the first being "
+            f"row {wrong[0]} with {numbers[wrong[0]]}; rescale these rows or leave them out"
+        )
+    return numbers
+
+
+def _check_lengths(**columns: Sequence | np.ndarray) -> None:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        came = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"the columns differ in length ({came}); pass one entry per row in each")
+
+
+def _check_row_count(n: int, minimum: int, purpose: str) -> None:
+    if n < minimum:
+        raise ValueError(f"the number of rows is {n}, but {purpose} needs at least {minimum}; pass more rows")
+
+
+def _check_varies(purpose: str, **columns: np.ndarray) -> None:
+    for name, column in columns.items():
+        if _constant(column):
+            raise ValueError(
+                f"{name} is constant ({column[0]} in all {column.size} rows), which leaves {purpose} undefined; "
+                "pass values that differ"
+            )
+
+
+def _check_option(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}")
+
+
+def _check_positive_integer(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r} came; pass a whole number of at least 1")
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) == 0)
