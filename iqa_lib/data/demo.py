@@ -5,10 +5,10 @@ References are the colour photographs that scikit-image, scikit-learn and matplo
 a folder. Each gets KADID-10k's 25 distortions at 5 levels, at 512x384, the size their parameters were made for.
 
 Scores are simulated. That of (type, level) is the mean human score which KADID-10k measured for it over its 81
-references (`kadid10k_level_means.csv`; they explain 89 % of the variance of its 10,125 scores), plus the error of a mean
-of 30 ratings. Votes follow Thurstone's case V: a person prefers B to A with probability
-Phi((score_B - score_A) / (sqrt(2) sigma)). So nobody ever looked at these pictures, a picture's content has no influence
-on its score, and a number made with them is a demo number.
+references (`kadid10k_level_means.csv`; they explain 89 % of the variance of its 10,125 scores), plus the error of a
+mean of 30 ratings. Votes follow Thurstone's case V: a person prefers B to A with probability
+Phi((score_B - score_A) / (sqrt(2) sigma)). So nobody ever looked at these pictures, a picture's content has no
+influence on its score, and a number made with them is a demo number.
 
 Images are made on first use and kept in the cache folder with a manifest of their hashes. Images, scores and votes are
 one fixed data set; only the split depends on a seed.
@@ -29,7 +29,6 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from scipy.stats import norm
 
-from iqa_lib.data import distortions
 from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.splits import by_reference
@@ -37,6 +36,8 @@ from iqa_lib.files import atomic, cache_dir, sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 
+VERSION = 1
+"""To be raised with every change of the code that changes a pixel: the cache folder carries it."""
 SIZE = (512, 384)
 FRACTIONS = {"train": 0.7, "test": 0.3}
 RATINGS, RATING_SD = 30, 0.7
@@ -95,7 +96,7 @@ def load(
     if task not in ("pairs", "triplets"):
         raise DataError(f"demo: task came as {task!r}; wanted pairs or triplets")
     chosen = [sources[name] for name in sides[split]]
-    root = root or cache_dir() / "demo" / sha256(__file__, distortions.__file__)[:12]
+    root = root or cache_dir() / "demo" / f"v{VERSION}"
     if task == "pairs":
         records = [pair for source in chosen for pair in _pairs(root, source)]
     else:
@@ -141,7 +142,7 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
     """
     width, height = 2 * size[0], 2 * size[1]
     canvas, empty = np.zeros((height, width, 3)), np.ones((height, width), bool)
-    palette = rng.uniform(0.05, 0.95, (6, 3))
+    palette = rng.uniform(0.1, 0.9, (6, 1)) + rng.normal(0, 0.12, (6, 3))
     low, high = 8.0, height / 2
     while empty.any():
         radius = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
@@ -150,7 +151,7 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
         columns = slice(max(0, int(x - radius)), max(0, int(x + radius) + 2))
         down, across = np.ogrid[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
         visible = ((across - x) ** 2 + (down - y) ** 2 <= radius**2) & empty[rows, columns]
-        colour = np.clip(palette[rng.integers(6)] + rng.normal(0, 0.12, 3), 0, 1)
+        colour = np.clip(palette[rng.integers(6)] + rng.normal(0, 0.06, 3), 0, 1)
         slope = rng.normal(0, 0.12, 2)
         shade = ((across - x) * slope[0] + (down - y) * slope[1]) / radius
         canvas[rows, columns][visible] = np.clip(colour + shade[..., None], 0, 1)[visible]

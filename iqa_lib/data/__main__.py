@@ -1,0 +1,35 @@
+"""`python -m iqa_lib.data check NAME ROOT` verifies a data set on disk; `where NAME` tells where it comes from."""
+
+import argparse
+import sys
+
+from iqa_lib.data.base import DataError
+from iqa_lib.data.check import check, where
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status is 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m iqa_lib.data", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    checking = commands.add_parser("check", help="verify a data set on disk; nothing is downloaded")
+    checking.add_argument("name")
+    checking.add_argument("root", nargs="?", help="the folder that the archives were unpacked into")
+    checking.add_argument("--contact-sheet", metavar="FILE", help="PNG file to draw some records with labels into")
+    checking.add_argument("--no-decode", action="store_true", help="only look whether the images are there")
+    telling = commands.add_parser("where", help="official page, archives, layout wanted and terms of use")
+    telling.add_argument("name")
+    given = parser.parse_args(arguments)
+    try:
+        if given.command == "where" or given.name == "demo":
+            print(where(given.name))
+            return 0
+        report = check(given.name, given.root, decode=not given.no_decode, contact_sheet=given.contact_sheet)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""KADID-10k: 81 references with 25 types of distortion at 5 levels, 10,125 distorted images of 512x384.
+
+H. Lin, V. Hosu, D. Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019.
+
+Label: the column is called `dmos` but is a mean rating from 1 (very annoying) to 5 (imperceptible): higher is better,
+and it is the score as it stands. The column `var` is a variance; it is not used.
+
+There is no official split: 80/20, see `FRACTIONS`.
+"""
+
+from pathlib import Path
+
+from iqa_lib.data.base import IQADataset, Label, Pair
+from iqa_lib.data.distortions import DISTORTIONS
+from iqa_lib.data.folder import Counts, Folder, Source, deal
+
+LABEL = Label("dmos", 1, 5, higher_is_better=True)
+FRACTIONS = {"train": 0.8, "test": 0.2}
+SOURCE = Source(
+    name="kadid10k",
+    title="Lin, Hosu, Saupe: KADID-10k: A Large-scale Artificially Distorted IQA Database, QoMEX 2019",
+    page="https://database.mmsp-kn.de/kadid-10k-database.html",
+    archives=("kadid10k.zip (3.1 GB)",),
+    layout="""\
+ROOT/dmos.csv                  dist_img,ref_img,dmos,var
+ROOT/images/I01.png            references, I01 to I81
+ROOT/images/I01_01_01.png      image_type_level""",
+    terms="freely available to the research community; cite the paper (no formal licence known)",
+    parts={"all": ("dmos.csv",)},
+    counts={"all": Counts(10_125, references=81, distorted=10_125)},
+    inside=("kadid10k",),
+)
+
+
+def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pair]:
+    """One pair a line of `dmos.csv`; `problems` as in `Folder`."""
+    folder = Folder(root, SOURCE, problems)
+    pairs = []
+    for line in folder.table("dmos.csv", columns=("dist_img", "ref_img", "dmos")):
+        with folder.reporting():
+            distorted, reference, dmos = line.cells
+            name, kind = line.match(r"(i\d\d)_(0[1-9]|1\d|2[0-5])_0[1-5]\.png", distorted, "I01_01_01.png").groups()
+            if reference.lower() != f"{name}.png".lower():
+                raise line.error(f"ref_img came as {reference!r} beside {distorted}; wanted {name}.png")
+            folder.unique(line, distorted)
+            score = line.value(dmos, LABEL)
+            pairs.append(
+                Pair(
+                    folder.image(f"images/{reference}"),
+                    folder.image(f"images/{distorted}"),
+                    score,
+                    reference_id=name.upper(),
+                    original=score,
+                    kind=DISTORTIONS[int(kind) - 1].name,
+                )
+            )
+    return folder.complete(pairs)
+
+
+def load(root: Path | None, *, split: str = "train", seed: int = 0, by: str = "reference") -> IQADataset:
+    """One side of the split, see `iqa_lib.data.load`; `by` as in `deal`."""
+    return IQADataset(SOURCE.name, split, deal(records(root), split, FRACTIONS, seed, by), LABEL)

@@ -1,0 +1,249 @@
+"""A run: one notebook with one set of parameters, checked before any work, and its record `run.json` after it."""
+
+import ast
+import hashlib
+import inspect
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from iqa_lib.backbones import Weights
+from iqa_lib.data.base import IQADataset
+from iqa_lib.files import atomic, code_fingerprint, repo_root
+from iqa_lib.metrics import Estimate
+from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, of the wrong type or impossible; the message names each one, with what is wanted."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell: `name: type = default  # help`."""
+
+    name: str
+    type: type
+    default: object
+    help: str
+
+
+def declared(notebook: str) -> dict[str, Parameter]:
+    """The parameters of `notebooks/<notebook>.ipynb`, as its cell tagged `parameters` declares them."""
+    cells = nbformat.read(repo_root() / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    lines, types = source.splitlines(), {"int": int, "float": float, "str": str, "bool": bool}
+    return {
+        node.target.id: Parameter(
+            node.target.id,
+            types[node.annotation.id],
+            ast.literal_eval(node.value),
+            lines[node.lineno - 1].partition("  # ")[2],
+        )
+        for node in ast.parse(source).body
+    }
+
+
+def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {}, limits: Mapping = {}) -> dict:
+    """Check parameter values against a notebook's declaration.
+
+    Args:
+        notebook: Name without ending, such as `"03_prfnet"`.
+        values: Values by name; what is not given takes its default.
+        choices: For text, the values there are.
+        limits: For numbers, `(lowest, highest)`; without an entry, at least 0.
+
+    Returns:
+        All parameters in the notebook's order.
+
+    Raises:
+        ParameterError: Lists all that is wrong.
+    """
+    known, wrong = declared(notebook), []
+    for name in sorted(set(values) - set(known)):
+        wrong.append(f"{name}: unknown; {notebook} has {', '.join(known)}")
+    resolved = {}
+    for name, parameter in known.items():
+        value = values.get(name, parameter.default)
+        if parameter.type is str and name in choices and type(value) is int:
+            value = str(value)
+        if parameter.type is float and type(value) is int:
+            value = float(value)
+        resolved[name] = value
+        if type(value) is not parameter.type:
+            hint = " (in YAML write 1.0e-4, not 1e-4)" if parameter.type is float and isinstance(value, str) else ""
+            wrong.append(f"{name}: came {value!r}, a {type(value).__name__}; wanted {parameter.type.__name__}{hint}")
+        elif name in choices and value not in choices[name]:
+            wrong.append(f"{name}: came {value!r}; wanted one of {', '.join(map(repr, choices[name]))}")
+        elif parameter.type in (int, float):
+            low, high = limits.get(name, (0, float("inf")))
+            if not low <= value <= high:
+                wrong.append(f"{name}: came {value!r}; wanted {low} to {high}")
+    if wrong:
+        raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))
+    return resolved
+
+
+@dataclass
+class Run:
+    """A run under way. Made by `start`, closed by `finish`.
+
+    Attributes:
+        notebook: Name of the notebook.
+        parameters: All of them, resolved.
+        folder: `outputs/<scale>/<notebook>/<row>/seed<k>`.
+        steps: What each call of `fit` came to.
+    """
+
+    notebook: str
+    parameters: dict[str, object]
+    folder: Path
+    steps: dict[str, Fit] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    def fit(self, name: str, model: nn.Module, tasks: list[Task], *, note: str = "", **options) -> Fit:
+        """`iqa_lib.training.fit` in a folder that runs of the same beginning share.
+
+        The folder's name is a hash of all that decides the outcome: the model as it is now, the data, the options and
+        this package's code. So a stage that another run has finished is loaded, one that was killed goes on, and
+        nothing stale is ever taken up.
+
+        Args:
+            name: Of the step, such as `"step 1"`.
+            model: See `iqa_lib.training.fit`.
+            tasks: See there.
+            note: Printed first if the step is not finished yet.
+            **options: See there.
+        """
+        key = hashlib.sha256(repr((_model_key(model), [_task_key(task) for task in tasks], options)).encode())
+        key.update(f"{self.parameters['seed']}{code_fingerprint()}".encode())
+        folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key.hexdigest()[:12]}"
+        if note and not (folder / "fit.json").exists():
+            print(note)
+        result = fit(model, tasks, folder=folder, seed=self.parameters["seed"], name=name, **options)
+        how = "finished weights loaded" if result.loaded else "trained"
+        where = folder.relative_to(repo_root())
+        print(f"{name}: {how}, {len(result.history)} steps, {result.seconds:.0f} s of training ({where})")
+        self.steps[name] = result
+        return result
+
+    def save_figure(self, figure: Figure, name: str) -> Figure:
+        """Write `figures/<name>.png` and give the figure back for display."""
+        with atomic(self.folder / "figures" / f"{name}.png") as temporary:
+            figure.savefig(temporary, dpi=100, bbox_inches="tight")
+        return figure
+
+    def finish(
+        self,
+        model: nn.Module,
+        *,
+        metrics: Mapping[str, Estimate],
+        predictions: pd.DataFrame,
+        data: Mapping[str, IQADataset],
+        weights: Weights,
+    ) -> Path:
+        """Write `model.safetensors`, `predictions.csv` and, as the last, `run.json`; returns the latter's path."""
+        save_weights(model, self.folder / "model.safetensors")
+        with atomic(self.folder / "predictions.csv") as temporary:
+            predictions.to_csv(temporary, index=False)
+        device = next(model.parameters()).device
+        record = {
+            "notebook": self.notebook,
+            "parameters": self.parameters,
+            "metrics": {name: estimate.as_dict() for name, estimate in metrics.items()},
+            "data": {name: _described(dataset) for name, dataset in data.items()},
+            "weights": weights.as_dict(),
+            "steps": {
+                name: {"steps": len(step.history), "seconds": round(step.seconds, 1), "loaded": step.loaded}
+                for name, step in self.steps.items()
+            },
+            "seconds": round(time.time() - self.started, 1),
+            "peak_memory_bytes": peak_memory(device),
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.processor() or device.type,
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "code": code_fingerprint(),
+            **_commit(),
+        }
+        with atomic(self.folder / "run.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=1))
+        return self.folder / "run.json"
+
+
+def start(notebook: str, namespace: Mapping[str, object], *, choices: Mapping = {}, limits: Mapping = {}) -> Run:
+    """Check a notebook's parameters, print them resolved, and open its run.
+
+    Args:
+        notebook: Name without ending.
+        namespace: The notebook's `globals()`.
+        choices: See `validate`.
+        limits: See `validate`.
+
+    Raises:
+        ParameterError: Something is unknown, of the wrong type or impossible.
+    """
+    values = {name: namespace[name] for name in declared(notebook) if name in namespace}
+    values |= {name: namespace[name] for name in injected(namespace)}
+    resolved = validate(notebook, values, choices, limits)
+    torch.manual_seed(resolved["seed"])
+    folder = repo_root() / "outputs" / resolved["scale"] / notebook / resolved["row"] / f"seed{resolved['seed']}"
+    print(f"{folder.relative_to(repo_root())}")
+    print("\n".join(f"  {name} = {value!r}" for name, value in resolved.items()))
+    return Run(notebook, resolved, folder)
+
+
+def injected(namespace: Mapping[str, object]) -> list[str]:
+    """Names that papermill set: those assigned in the cell it put in, which starts with `# Parameters`."""
+    cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
+    return [target.id for cell in cells for node in ast.parse(cell).body for target in node.targets]
+
+
+def _model_key(model: nn.Module) -> str:
+    digest = hashlib.sha256(repr(model).encode())
+    for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(repr([name for name, p in model.named_parameters() if p.requires_grad]).encode())
+    return digest.hexdigest()
+
+
+def _task_key(task: Task) -> tuple:
+    views = getattr(task.data, "crops", task.data)
+    seen = {name: value for name, value in vars(views).items() if name != "dataset"}
+    return type(task.data).__name__, sorted(seen.items()), views.dataset.fingerprint(), inspect.getsource(task.loss)
+
+
+def _described(dataset: IQADataset) -> dict[str, object]:
+    return {
+        "name": dataset.name,
+        "split": dataset.split,
+        "records": len(dataset),
+        "references": len(set(dataset.reference_ids)),
+        "label": dataset.label.name,
+        "fingerprint": dataset.fingerprint(),
+    }
+
+
+def _commit() -> dict[str, object]:
+    """The checkout's commit and whether files differ from it; None outside a git checkout."""
+    try:
+        git = ["git", "-C", str(repo_root())]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": head, "dirty": bool(changes.strip())}
