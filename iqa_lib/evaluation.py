@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from iqa_lib.data.base import Pair, Triplet
+from iqa_lib.baselines import Baseline, prefer
+from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.data.crops import Crops
 from iqa_lib.features import FixedFeatures
 from iqa_lib.metrics import (
@@ -29,8 +30,10 @@ __all__ = [
     "calibration",
     "krocc",
     "logistic_fit",
+    "look",
     "plcc",
     "predict",
+    "predict_baseline",
     "rmse",
     "srocc",
     "two_afc_accuracy",
@@ -43,8 +46,8 @@ def predict(
 ) -> pd.DataFrame:
     """Predict every record from all its windows.
 
-    A pair's prediction is the mean score of its windows; a triplet's the mean probability that B is the closer one. Each
-    record stands for itself: neither its neighbours nor their order have an influence (up to the last float digits).
+    A pair's prediction is the mean score of its windows; a triplet's the mean probability that B is the closer one.
+    Each record stands for itself: its neighbours have no influence beyond the last float digits.
 
     Args:
         model: A pair or triplet model; evaluated in eval mode, on the device it is on.
@@ -53,8 +56,8 @@ def predict(
         precision: `"fp32"`, or `"bf16"` autocast.
 
     Returns:
-        One row a record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of distortion,
-        `target`, `prediction`.
+        One row a record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of
+        distortion, `target`, `prediction`.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -68,6 +71,31 @@ def predict(
         counts.index_add_(0, owners, torch.ones(len(owners)))
     rows = [_row(record) | {"target": record.target} for record in records]
     return pd.DataFrame(rows).assign(prediction=(totals / counts).numpy())
+
+
+@torch.inference_mode()
+def look(model: nn.Module, dataset: IQADataset, index: int) -> tuple[list[Tensor], float, dict[str, Tensor]]:
+    """What a model makes of one record's whole images, with its maps.
+
+    Returns:
+        The images `(3, H, W)` in [0, 1]; the score, or for triplets the probability that B is the closer one; the maps.
+    """
+    model.eval()
+    *images, _ = dataset[index]
+    output, maps = model(*to_device([i[None] for i in images], next(model.parameters()).device), return_maps=True)
+    value = output.sigmoid() if isinstance(dataset.records[0], Triplet) else output
+    return images, value.item(), maps
+
+
+@torch.inference_mode()
+def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:
+    """The table of `predict` for a baseline on whole images: its score, or for triplets 0, 1 or 0.5 (a tie)."""
+    values = []
+    for index in progress(range(len(dataset)), baseline.name):
+        *images, _ = (item[None] for item in dataset[index])
+        values.append(float(prefer(baseline, *images) if len(images) == 3 else baseline.score(*images)))
+    rows = [_row(record) | {"target": record.target} for record in dataset.records]
+    return pd.DataFrame(rows).assign(prediction=values)
 
 
 def _row(record: Pair | Triplet) -> dict:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from iqa_lib.data.crops import Crops
-from iqa_lib.files import atomic, cache_dir
+from iqa_lib.files import atomic, cache_dir, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
+from iqa_lib.training import best_device, to_device
 
 
 class FixedFeatures(Dataset):
@@ -69,19 +70,20 @@ class FixedFeatures(Dataset):
         for path in paths:
             status = path.stat()
             digest.update(f"{path}{status.st_size}{status.st_mtime_ns}".encode())
-        for name, tensor in model.backbone.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        digest.update(tensors_sha256(model.backbone.state_dict().items()).encode())
         return digest.hexdigest()[:32]
 
     @torch.inference_mode()
     def _compute(self, paths: list, model: nn.Module, max_batch: int) -> dict[str, Tensor]:
-        parts, bounds = [], [0]
-        model.eval()
-        device = next(model.parameters()).device
+        parts, waiting, bounds = [], [], [0]
+        device = best_device()
+        model.to(device).eval()
         for path in progress(paths, "features of the frozen trunk"):
-            views = self.crops.cut(read_image(path))  # (K, 3, h, w)
-            for batch in views.split(max_batch):
-                parts.append([scale.cpu() for scale in model.extract(batch.to(device).float() / 255)])
-            bounds.append(bounds[-1] + len(views))
+            windows = self.crops.cut(read_image(path))  # (K, 3, h, w)
+            bounds.append(bounds[-1] + len(windows))
+            waiting.extend(windows)
+            while len(waiting) >= max_batch or (waiting and path is paths[-1]):
+                batch, waiting = torch.stack(waiting[:max_batch]), waiting[max_batch:]
+                parts.append([scale.cpu() for scale in model.extract(to_device(batch, device))])
         maps = {f"map{i}": torch.cat(scale).contiguous() for i, scale in enumerate(zip(*parts, strict=True))}
         return maps | {"bounds": torch.from_numpy(np.array(bounds))}

@@ -20,7 +20,7 @@ from torch import nn
 
 from iqa_lib.backbones import Weights
 from iqa_lib.data.base import IQADataset
-from iqa_lib.files import atomic, code_fingerprint, repo_root
+from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.metrics import Estimate
 from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
 
@@ -64,7 +64,7 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
         notebook: Name without ending, such as `"03_prfnet"`.
         values: Values by name; what is not given takes its default.
         choices: For text, the values there are.
-        limits: For numbers, `(lowest, highest)`; without an entry, at least 0.
+        limits: For numbers, `(lowest, highest)`; without an entry, at least 0, and above 0 unless the default is 0.
 
     Returns:
         All parameters in the notebook's order.
@@ -90,8 +90,10 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
             wrong.append(f"{name}: came {value!r}; wanted one of {', '.join(map(repr, choices[name]))}")
         elif parameter.type in (int, float):
             low, high = limits.get(name, (0, float("inf")))
-            if not low <= value <= high:
-                wrong.append(f"{name}: came {value!r}; wanted {low} to {high}")
+            if not low <= value <= high or (value == 0 and name not in limits and parameter.default != 0):
+                wrong.append(
+                    f"{name}: came {value!r}; wanted {'above 0' if name not in limits else f'{low} to {high}'}"
+                )
     if wrong:
         raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))
     return resolved
@@ -213,12 +215,23 @@ def injected(namespace: Mapping[str, object]) -> list[str]:
     return [target.id for cell in cells for node in ast.parse(cell).body for target in node.targets]
 
 
+def parameter_table(model: nn.Module) -> pd.DataFrame:
+    """Parameters of each part of a model, and how many of them are trained."""
+    parts = {name: list(part.parameters()) for name, part in model.named_children()} | {"all": list(model.parameters())}
+    counts = {
+        name: {
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        }
+        for name, parameters in parts.items()
+    }
+    return pd.DataFrame(counts).T
+
+
 def _model_key(model: nn.Module) -> str:
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in (*model.state_dict().items(), *model.named_buffers()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    digest.update(repr([name for name, p in model.named_parameters() if p.requires_grad]).encode())
-    return digest.hexdigest()
+    state = tensors_sha256((*model.state_dict().items(), *model.named_buffers()))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return hashlib.sha256(repr((model, state, trained)).encode()).hexdigest()
 
 
 def _task_key(task: Task) -> tuple:

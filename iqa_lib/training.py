@@ -124,7 +124,7 @@ def fit(
             with accelerator.no_sync(wrapped) if part < accumulate else nullcontext():
                 losses = []
                 for task, stream in zip(tasks, streams, strict=True):
-                    *inputs, target = _to_device(next(stream), device)
+                    *inputs, target = to_device(next(stream), device)
                     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                         output = wrapped(*inputs)
                     losses.append(task.loss(output.float(), target))
@@ -157,6 +157,11 @@ def fit(
         _finish(folder, model, result)
     accelerator.wait_for_everyone()
     return result
+
+
+def best_device() -> torch.device:
+    """The GPU of this process, else the CPU, as Accelerate sees it."""
+    return Accelerator().device
 
 
 def schedule_factor(schedule: str, step: int, total: int, period: int) -> float:
@@ -220,10 +225,10 @@ def _loader(data: Dataset, workers: int, accelerator: Accelerator, **batches) ->
     )
 
 
-def _to_device(item: Tensor | list, device: torch.device) -> Tensor | list:
+def to_device(item: Tensor | list, device: torch.device) -> Tensor | list:
     """Tensors and lists of them onto the device; 8-bit images become floats in [0, 1] there."""
     if not isinstance(item, Tensor):
-        return [_to_device(part, device) for part in item]
+        return [to_device(part, device) for part in item]
     item = item.to(device, non_blocking=True)
     return item.float() / 255 if item.dtype == torch.uint8 else item
 

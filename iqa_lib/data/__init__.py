@@ -4,8 +4,9 @@ from importlib import import_module
 from pathlib import Path
 
 from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
+from iqa_lib.data.check import check, where
 
-__all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "load"]
+__all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "check", "load", "where"]
 
 NAMES = ("demo", "clic", "bapps", "pieapp", "pipal", "kadid10k", "tid2013", "live", "csiq")
 

@@ -4,10 +4,10 @@ Paper: "Progressive Feature Fusion Network for Enhancing Image Quality Assessmen
 https://arxiv.org/abs/2401.06992. No code was released. Equations 1 to 4 are here, 5 and 6 in `iqa_lib.losses`.
 
 What the paper leaves open was decided here and cannot be checked against the authors: Res2Net width and scale
-(26w x 4s), ImageNet normalisation, the difference convolution (3x3 to 256 channels, BatchNorm, ReLU, shared by A and B), the gate
-convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), padding by reflection to a whole number of
-strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the ratio between
-neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
+(26w x 4s), ImageNet normalisation, the difference convolution (3x3 to 256 channels, BatchNorm, ReLU, shared by A and
+B), the gate convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), padding by reflection to a
+whole number of strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the
+ratio between neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
 """
 
 import torch
@@ -170,8 +170,8 @@ class PRFNet(nn.Module):
 
     `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or for each of the three what `extract` made of it,
     and returns the logit `(B,)` that **B** is the closer one; `sigmoid` makes it the paper's q. With `return_maps=True`
-    also a dict: `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`, `difference_b_1..4`
-    `(B, width, h_i, w_i)`, 0 or above.
+    also a dict: `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`,
+    `difference_b_1..4` `(B, width, h_i, w_i)`, 0 or above.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.

@@ -1,0 +1,201 @@
+"""Figures, each a function that returns it: titles, units, colour bars and directions are in the picture."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn import functional as F
+
+from iqa_lib.data.base import IQADataset, Triplet
+from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.metrics import Calibration, Estimate
+from iqa_lib.training import Fit
+
+sns.set_theme(context="paper", style="ticks", palette="deep")
+
+
+def triplets(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFrame | None = None) -> Figure:
+    """Triplets, one a row: reference, A, B, with people's answer and, if given, the model's."""
+    figure, axes = _grid(len(indices), 3, 2.5, 1.95)
+    for row, index in zip(axes, indices, strict=True):
+        record: Triplet = dataset.records[index]
+        *images, _ = dataset.read(index)
+        titles = [f"reference {record.reference_id}", f"A  {record.kind_a}", f"B  {record.kind_b}"]
+        for axis, image, title in zip(row, images, titles, strict=True):
+            _show(axis, image)
+            axis.set_title(title, fontsize=8)
+        answer = f"people: P(B closer) = {record.p_b:.2f}"
+        if predictions is not None:
+            answer += f",  model: {predictions.prediction[index]:.2f}"
+        row[0].set_xlabel(answer, fontsize=8)
+    return _done(figure)
+
+
+def distortions(image: np.ndarray, width: int = 64) -> Figure:
+    """The left upper quarter of a picture under KADID-10k's 25 types of distortion at levels 1 to 5.
+
+    Args:
+        image: uint8 RGB, `(H, W, 3)`, about 512x384.
+        width: Of each small picture, in pixels.
+    """
+    height, quarter = round(width * 0.75), (slice(image.shape[0] // 2), slice(image.shape[1] // 2))
+    figure, axes = plt.subplots(13, 2, figsize=(9.0, 8.6), layout="constrained")
+    strips = {
+        kind.name: [
+            distort(image, kind.number, level, np.random.default_rng((kind.number, level))) for level in range(1, 6)
+        ]
+        for kind in DISTORTIONS
+    }
+    for axis, (name, strip) in zip(axes.T.flat, (strips | {"reference": [image]}).items(), strict=True):
+        small = np.hstack([_reduced(picture[quarter], height, width) for picture in strip])
+        axis.imshow(np.pad(small, ((0, 0), (0, 5 * width - small.shape[1]), (0, 0)), constant_values=255))
+        axis.set_ylabel(name, fontsize=6.5, rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    figure.suptitle("KADID-10k's 25 types of distortion, level 1 to 5 from left to right", fontsize=9)
+    return _done(figure)
+
+
+def gates(images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = "gate_w") -> Figure:
+    """PRFNet's one-channel gates over A and B: where deep differences let shallow ones through (bright) or not (dark).
+
+    Args:
+        images: Reference, A and B, `(3, H, W)` in [0, 1].
+        maps: Of the one triplet, from `model(..., return_maps=True)`.
+        name: What the maps' names begin with.
+    """
+    shown = [key for key in sorted(maps, reverse=True) if key.startswith(name)]
+    figure, axes = _grid(2, len(shown) + 1, 2.45, 1.95)
+    for row, label, image in zip(axes, "AB", images[1:], strict=True):
+        _show(row[0], image)
+        row[0].set_title(f"image {label}", fontsize=8)
+        for axis, key in zip(row[1:], shown, strict=True):
+            gate = maps[key][0, 0].float().cpu()
+            _show(axis, image.mean(0, keepdim=True).expand(3, -1, -1))
+            axis.imshow(gate, alpha=0.65, cmap="magma", extent=(-0.5, image.shape[2] - 0.5, image.shape[1] - 0.5, -0.5))
+            scale = int(key[-1])
+            axis.set_title(f"$w_{scale}$: scale {scale} gates scale {scale - 1}", fontsize=8)
+    for column in range(1, len(shown) + 1):
+        bar = figure.colorbar(axes[0, column].images[-1], ax=axes[:, column], shrink=0.8)
+        bar.set_label("gate (0 closed, 1 open)", fontsize=7)
+        bar.ax.tick_params(labelsize=6)
+    return _done(figure)
+
+
+def differences(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Figure:
+    """Mean over channels of the learnt differences to the reference, per scale; A and B share a scale's colours."""
+    figure, axes = _grid(2, 5, 2.1, 1.75)
+    for row, label, image in zip(axes, "ab", images[1:], strict=True):
+        _show(row[0], image)
+        row[0].set_title(f"image {label.upper()}", fontsize=8)
+        for i in range(1, 5):
+            row[i].imshow(_difference(maps, label, i), cmap="viridis", **_shared(maps, i))
+            row[i].set_title(f"$|d_{label.upper()}|$ scale {i}", fontsize=8)
+    for i in range(1, 5):
+        bar = figure.colorbar(axes[0, i].images[-1], ax=axes[:, i], shrink=0.8)
+        bar.ax.tick_params(labelsize=6)
+    bar.set_label("mean over channels (0: like the reference)", fontsize=7)
+    return _done(figure)
+
+
+def training(steps: Mapping[str, Fit], window: int = 15) -> Figure:
+    """The loss of each training step with its running mean; the learning rate's drops as dotted lines."""
+    figure, axes = plt.subplots(1, len(steps), figsize=(3.8 * len(steps), 2.5), squeeze=False, layout="constrained")
+    for axis, (name, step) in zip(axes[0], steps.items(), strict=True):
+        history = step.history
+        axis.plot(history.step, history.loss, color="0.75", linewidth=0.8, label="each step")
+        axis.plot(history.step, history.loss.rolling(window, min_periods=1).mean(), label=f"mean of {window}")
+        for drop in history.step[history.lr < history.lr.shift() * 0.5]:
+            axis.axvline(drop, color="0.5", linestyle=":", linewidth=0.8)
+        axis.set(title=name, xlabel="step", ylabel="loss (lower is better)")
+        axis.legend(frameon=False, fontsize=7)
+        sns.despine(ax=axis)
+    return _done(figure)
+
+
+def metrics(estimates: Mapping[str, Estimate], title: str, xlabel: str, chance: float | None = None) -> Figure:
+    """Values with their 95 % intervals, one below the other."""
+    figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.36 * len(estimates)), layout="constrained")
+    for y, estimate in enumerate(estimates.values()):
+        axis.plot([estimate.low, estimate.high], [y, y], color="C0", linewidth=2, solid_capstyle="butt")
+        axis.plot(estimate.value, y, "o", color="C0")
+        axis.annotate(
+            f"{estimate.value:.3f}", (estimate.value, y), (0, 6), textcoords="offset points", ha="center", fontsize=7
+        )
+    if chance is not None:
+        axis.axvline(chance, color="0.6", linestyle="--", linewidth=0.8)
+        axis.annotate("chance", (chance, -0.6), (3, 0), textcoords="offset points", fontsize=7, color="0.4")
+    axis.set(title=title, xlabel=xlabel, ylim=(len(estimates) - 0.4, -0.9))
+    axis.set_yticks(range(len(estimates)), list(estimates))
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def accuracy_by_kind(predictions: pd.DataFrame) -> Figure:
+    """Share of answers like people's for each type of distortion, over the triplets that show it as A or as B."""
+    right = (predictions.prediction > 0.5) == (predictions.target > 0.5)
+    both = pd.concat([pd.DataFrame({"kind": predictions[kind], "right": right}) for kind in ("kind_a", "kind_b")])
+    order = both.groupby("kind").right.mean().sort_values(ascending=False).index
+    counts = both.kind.value_counts()
+    figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.19 * len(order)), layout="constrained")
+    sns.barplot(both, y="kind", x="right", order=order, color="C0", errorbar=None, ax=axis)
+    axis.axvline(right.mean(), color="0.3", linestyle="--", linewidth=0.8)
+    axis.set(title="2AFC accuracy by type of distortion (dashed: all)", xlabel="accuracy (higher is better)", ylabel="")
+    axis.set(xlim=(0, 1))
+    axis.set_yticks(range(len(order)), [f"{kind} ({counts[kind]})" for kind in order], fontsize=6.5)
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def reliability(curve: Calibration, title: str) -> Figure:
+    """Predicted probability that B is the closer one against how often it was; points grow with their count."""
+    figure, axis = plt.subplots(figsize=(3.6, 3.4), layout="constrained")
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, label="perfect")
+    axis.plot(curve.predicted, curve.observed, color="C0", linewidth=1)
+    axis.scatter(curve.predicted, curve.observed, s=8 + 250 * curve.count / curve.count.sum(), color="C0")
+    for x, y, count in zip(curve.predicted, curve.observed, curve.count, strict=True):
+        axis.annotate(f"{count}", (x, y), (5, -8), textcoords="offset points", fontsize=6, color="0.35")
+    axis.set(title=title, xlabel="predicted P(B closer)", ylabel="observed share of B", xlim=(0, 1), ylim=(0, 1))
+    axis.legend(frameon=False, fontsize=7)
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * width, rows * height), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    return figure, axes
+
+
+def _done(figure: Figure) -> Figure:
+    """Take the figure out of pyplot's hands, so that a notebook shows it once: where it is the cell's last value."""
+    plt.close(figure)
+    return figure
+
+
+def _show(axis: Axes, image: Tensor) -> None:
+    axis.imshow(image.permute(1, 2, 0).cpu().numpy())
+
+
+def _reduced(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    small = F.interpolate(torch.tensor(image).permute(2, 0, 1)[None].float(), size=(height, width), mode="area")
+    return small[0].permute(1, 2, 0).round().byte().numpy()
+
+
+def _difference(maps: Mapping[str, Tensor], label: str, scale: int) -> Tensor:
+    return maps[f"difference_{label}_{scale}"][0].float().mean(0).cpu()
+
+
+def _shared(maps: Mapping[str, Tensor], scale: int) -> dict[str, float]:
+    both = torch.stack([_difference(maps, label, scale) for label in "ab"])
+    return {"vmin": 0.0, "vmax": float(both.max())}
