@@ -79,10 +79,6 @@ class Backbone(nn.Module):
         stem_pool: bool = True,
     ):
         super().__init__()
-        if name not in timm.list_pretrained():
-            raise ValueError(
-                f"backbone {name!r} is no full timm tag; wanted one such as 'resnet50.a1_in1k' or '{PACKAGED}'"
-            )
         if se and not name.startswith(("res2net", "resnet")):
             raise ValueError(
                 f"backbone {name!r} came with se=True, which needs a Res2Net or ResNet trunk: give se=False"
@@ -133,8 +129,13 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
         The file (None for random weights) and its description with the SHA-256.
 
     Raises:
+        ValueError: The network is no full timm tag.
         WeightsError: They are not to be had; never falls back to random weights.
     """
+    if network not in timm.list_pretrained():
+        raise ValueError(
+            f"backbone {network!r} is no full timm tag; wanted one such as 'resnet50.a1_in1k' or {PACKAGED!r}"
+        )
     if weights == "random":
         return None, Weights(network, "random")
     if weights == "packaged":

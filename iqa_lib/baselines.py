@@ -81,7 +81,7 @@ class Baseline:
     high: float
     needs_weights: bool = False
     min_size: int = 1
-    max_pixels: int = 24_000_000
+    max_pixels: int = 60_000_000
     weights: Weights | None = None
 
     @torch.no_grad()
@@ -448,13 +448,13 @@ _ROWS = (
             _on_luma(_piq(piq.ssim)), low=-1, min_size=11),
     _higher("ssim-full", "SSIM (full size)", "piq", "Wang et al., TIP 2004",
             "luma, data range 1, full size as in the authors' ssim_index.m, skimage and pyiqa; windows as ssim",
-            _on_luma(_piq(piq.ssim, downsample=False)), low=-1, min_size=11),
+            _on_luma(_piq(piq.ssim, downsample=False)), low=-1, min_size=11, max_pixels=48_000_000),
     _higher("ms-ssim", "MS-SSIM", "piq", "Wang et al., Asilomar 2003",
             "luma, data range 1, five scales halved by 2x2 means, windows as ssim, negative terms taken as 0",
-            _on_luma(_piq(piq.multi_scale_ssim)), min_size=161),
+            _on_luma(_piq(piq.multi_scale_ssim)), min_size=161, max_pixels=48_000_000),
     _higher("iw-ssim", "IW-SSIM", "piq", "Wang and Li, TIP 2011",
             "luma, data range 255, five scales of a Laplacian pyramid; undefined for a flat reference",
-            _piq(piq.information_weighted_ssim), min_size=161),
+            _piq(piq.information_weighted_ssim), min_size=161, max_pixels=28_000_000),
     _higher("uqi", "UQI", "torchmetrics", "Wang and Bovik, SPL 2002",
             "luma, data range 255, full size, windows as ssim (published: 8x8 uniform); flat windows score 0 "
             "or noise (published: 1)",
@@ -462,7 +462,7 @@ _ROWS = (
     _higher("vifp", "VIFp", "piq", "Sheikh and Bovik, TIP 2006",
             "luma, data range 255, four scales in the pixel domain: VIFp, not the wavelet VIF; above 1 where contrast "
             "grew",
-            _piq(piq.vif_p), high=math.inf, min_size=41),
+            _piq(piq.vif_p), high=math.inf, min_size=41, max_pixels=42_000_000),
     _lower("gmsd", "GMSD", "piq", "Xue et al., TIP 2014",
            "luma, data range 1, halved by 2x2 means",
            _piq(piq.gmsd), high=0.5, min_size=2),
@@ -490,16 +490,19 @@ _ROWS = (
     _higher("dss", "DSS", "piq", "Balanov et al., ICIP 2015",
             "luma, data range 255, full size, 8x8 DCT blocks",
             _piq(piq.dss), low=-1, min_size=32),
-    _pretrained("lpips-alex", "LPIPS (alex)", "lpips", "Zhang et al., CVPR 2018", _LPIPS, min_size=31),
-    _pretrained("lpips-vgg", "LPIPS (vgg)", "lpips", "Zhang et al., CVPR 2018", _LPIPS, min_size=16),
-    _pretrained("lpips-squeeze", "LPIPS (squeeze)", "lpips", "Zhang et al., CVPR 2018", _LPIPS, min_size=17),
+    _pretrained("lpips-alex", "LPIPS (alex)", "lpips", "Zhang et al., CVPR 2018", _LPIPS,
+                min_size=31, max_pixels=24_000_000),
+    _pretrained("lpips-vgg", "LPIPS (vgg)", "lpips", "Zhang et al., CVPR 2018", _LPIPS,
+                min_size=16, max_pixels=2_500_000),
+    _pretrained("lpips-squeeze", "LPIPS (squeeze)", "lpips", "Zhang et al., CVPR 2018", _LPIPS,
+                min_size=17, max_pixels=8_000_000),
     _pretrained("dists", "DISTS", "torchmetrics", "Ding et al., TPAMI 2022",
                 "RGB, data range 1; a shortest side above 256 is brought to 256 (bilinear, antialiased) as in the "
                 "authors' script",
                 high=2, min_size=16),
     _pretrained("dists-full", "DISTS (full size)", "torchmetrics", "Ding et al., TPAMI 2022",
                 "RGB, data range 1, full size as in torchmetrics and pyiqa",
-                high=2, min_size=16),
+                high=2, min_size=16, max_pixels=5_000_000),
     _pretrained("pieapp", "PieAPP", "piq", "Prashnani et al., CVPR 2018",
                 "RGB, data range 255, full size, 64 px patches every 27 px; about 0 for equal pictures",
                 low=-math.inf, min_size=64),

@@ -10,19 +10,18 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional as F
 
 from iqa_lib.data.base import IQADataset, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.metrics import Calibration, Estimate
 from iqa_lib.training import Fit
 
-sns.set_theme(context="paper", style="ticks", palette="deep")
+sns.set_theme(context="paper", style="ticks", palette="deep", rc={"figure.dpi": 80})
 
 
 def triplets(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFrame | None = None) -> Figure:
     """Triplets, one a row: reference, A, B, with people's answer and, if given, the model's."""
-    figure, axes = _grid(len(indices), 3, 2.5, 1.95)
+    figure, axes = _grid(len(indices), 3, 2.3, 1.8)
     for row, index in zip(axes, indices, strict=True):
         record: Triplet = dataset.records[index]
         *images, _ = dataset.read(index)
@@ -37,28 +36,30 @@ def triplets(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFr
     return _done(figure)
 
 
-def distortions(image: np.ndarray, width: int = 64) -> Figure:
-    """The left upper quarter of a picture under KADID-10k's 25 types of distortion at levels 1 to 5.
+def distortions(
+    image: np.ndarray, centre: tuple[float, float] = (0.5, 0.5), size: tuple[int, int] = (80, 60)
+) -> Figure:
+    """A detail of a picture, pixel by pixel, under KADID-10k's 25 types of distortion at levels 1 to 5.
 
     Args:
-        image: uint8 RGB, `(H, W, 3)`, about 512x384.
-        width: Of each small picture, in pixels.
+        image: uint8 RGB, `(H, W, 3)`, about 512x384; distorted as a whole.
+        centre: Of the detail, as shares of the picture's width and height.
+        size: Width and height of the detail, in pixels.
     """
-    height, quarter = round(width * 0.75), (slice(image.shape[0] // 2), slice(image.shape[1] // 2))
-    figure, axes = plt.subplots(13, 2, figsize=(9.0, 8.6), layout="constrained")
+    left, top = (round(c * (side - s)) for c, s, side in zip(centre, size, image.shape[1::-1], strict=True))
+    part = slice(top, top + size[1]), slice(left, left + size[0])
     strips = {
-        kind.name: [
-            distort(image, kind.number, level, np.random.default_rng((kind.number, level))) for level in range(1, 6)
-        ]
+        kind.name: [distort(image, kind.number, k, np.random.default_rng((kind.number, k))) for k in range(1, 6)]
         for kind in DISTORTIONS
     }
+    figure, axes = plt.subplots(13, 2, figsize=(6.8, 9.4), layout="constrained")
     for axis, (name, strip) in zip(axes.T.flat, (strips | {"reference": [image]}).items(), strict=True):
-        small = np.hstack([_reduced(picture[quarter], height, width) for picture in strip])
-        axis.imshow(np.pad(small, ((0, 0), (0, 5 * width - small.shape[1]), (0, 0)), constant_values=255))
-        axis.set_ylabel(name, fontsize=6.5, rotation=0, ha="right", va="center")
+        shown = np.hstack([picture[part] for picture in strip])
+        axis.imshow(np.pad(shown, ((0, 0), (0, 5 * size[0] - shown.shape[1]), (0, 0)), constant_values=255))
+        axis.set_title(name, fontsize=8, loc="left", pad=2)
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
-    figure.suptitle("KADID-10k's 25 types of distortion, level 1 to 5 from left to right", fontsize=9)
+    figure.suptitle("KADID-10k's 25 types of distortion, level 1 to 5 from left to right (a detail)", fontsize=9)
     return _done(figure)
 
 
@@ -185,11 +186,6 @@ def _done(figure: Figure) -> Figure:
 
 def _show(axis: Axes, image: Tensor) -> None:
     axis.imshow(image.permute(1, 2, 0).cpu().numpy())
-
-
-def _reduced(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    small = F.interpolate(torch.tensor(image).permute(2, 0, 1)[None].float(), size=(height, width), mode="area")
-    return small[0].permute(1, 2, 0).round().byte().numpy()
 
 
 def _difference(maps: Mapping[str, Tensor], label: str, scale: int) -> Tensor:

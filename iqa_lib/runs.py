@@ -1,20 +1,29 @@
-"""A run: one notebook with one set of parameters, checked before any work, and its record `run.json` after it."""
+"""A run: one notebook with one set of parameters, checked before any work, and its record `run.json` after it.
 
+`python -m iqa_lib.runs NOTEBOOK OUTPUT PARAMETERS.yaml ...` executes a notebook by papermill, more strictly than
+papermill does: an unknown parameter or one of the wrong type ends it at once.
+"""
+
+import argparse
 import ast
 import hashlib
 import inspect
 import json
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import torch
+import yaml
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -74,7 +83,8 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
     """
     known, wrong = declared(notebook), []
     for name in sorted(set(values) - set(known)):
-        wrong.append(f"{name}: unknown; {notebook} has {', '.join(known)}")
+        meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1))
+        wrong.append(f"{name}: unknown{meant}; {notebook} has {', '.join(known)}")
     resolved = {}
     for name, parameter in known.items():
         value = values.get(name, parameter.default)
@@ -228,6 +238,45 @@ def parameter_table(model: nn.Module) -> pd.DataFrame:
     return pd.DataFrame(counts).T
 
 
+def read_parameters(*files: Path | str) -> dict[str, object]:
+    """Parameters from YAML files, the later ones going before the earlier."""
+    merged = {}
+    for file in files:
+        merged |= yaml.safe_load(Path(file).read_text()) or {}
+    return merged
+
+
+def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
+    """Run a notebook by papermill into `output`.
+
+    Raises:
+        ParameterError: A parameter is unknown or of the wrong type.
+        papermill.PapermillExecutionError: A cell failed; `output` shows it.
+    """
+    validate(notebook, parameters)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    source = repo_root() / "notebooks" / f"{notebook}.ipynb"
+    papermill.execute_notebook(str(source), str(output), parameters=dict(parameters), cwd=str(repo_root()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m iqa_lib.runs", description="Execute a notebook with parameter files."
+    )
+    parser.add_argument("notebook", help="name without ending, such as 03_prfnet")
+    parser.add_argument("output", help="the executed notebook to write")
+    parser.add_argument("files", nargs="*", help="YAML files of parameters; later ones go before earlier ones")
+    parser.add_argument("--seed", type=int, help="in place of the files' seed")
+    arguments = parser.parse_args()
+    parameters = read_parameters(*arguments.files)
+    if arguments.seed is not None:
+        parameters["seed"] = arguments.seed
+    try:
+        execute(arguments.notebook, arguments.output, parameters)
+    except (ParameterError, papermill.PapermillExecutionError) as error:
+        sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
+
+
 def _model_key(model: nn.Module) -> str:
     state = tensors_sha256((*model.state_dict().items(), *model.named_buffers()))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -260,3 +309,7 @@ def _commit() -> dict[str, object]:
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": head, "dirty": bool(changes.strip())}
+
+
+if __name__ == "__main__":
+    main()

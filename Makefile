@@ -1,0 +1,32 @@
+# make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
+# make lab: JupyterLab                                        make venv: only sets up
+SCALE ?= demo
+SEEDS ?= 1
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export TQDM_DISABLE ?= $(if $(MAKE_TERMOUT),,1)
+
+.PHONY: venv reproduce test lab clean
+
+venv: .venv/.done
+
+.venv/.done: requirements.lock pyproject.toml
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet -r requirements.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+reproduce: venv
+	snakemake --cores 2 --keep-going --rerun-triggers mtime params --config scale=$(SCALE) seeds=$(SEEDS)
+
+test: venv
+	ruff check .
+	ruff format --check .
+	pytest
+	pytest --nbval notebooks
+
+lab: venv
+	jupyter lab
+
+clean:
+	rm -rf outputs/* .snakemake
