@@ -1,0 +1,220 @@
+"""Parameters, run records and tables."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from iqa_lib import runs, tables
+from iqa_lib.backbones import Weights
+from iqa_lib.data.base import IQADataset, Label, Triplet
+from iqa_lib.losses import preference_bce, preference_mse
+from iqa_lib.metrics import two_afc_accuracy
+from iqa_lib.runs import ParameterError
+from iqa_lib.training import Task
+
+ROOT = runs.repo_root()
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-6]*.ipynb"))
+ROWS = sorted(path for path in (ROOT / "params").glob("*/*.yaml"))
+
+
+class Noise(torch.utils.data.Dataset):
+    """Four vectors with labels, indexed by `(epoch, index)` as `fit` does."""
+
+    def __init__(self, tmp_path):
+        image = tmp_path / "x.png"
+        records = [Triplet(image, image, image, float(i % 2), f"r{i}", 0.0) for i in range(4)]
+        self.dataset = IQADataset("noise", "train", records, Label("votes", 0, 1, True))
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        return torch.full((3,), float(key[1])), torch.tensor(float(key[1] % 2))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A repository of its own for outputs, with the real notebooks and params."""
+    for name in ("notebooks", "params"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(tables, "repo_root", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_every_parameter_is_annotated_has_a_default_of_its_type_and_a_help_text(notebook):
+    for parameter in runs.declared(notebook).values():
+        assert type(parameter.default) is parameter.type, parameter.name
+        assert len(parameter.help) > 5, parameter.name
+
+
+@pytest.mark.parametrize("file", ROWS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_parameter_file_is_valid_and_tells_its_command(file):
+    values = runs.read_parameters(file)
+    runs.validate(file.parent.name, values)
+    header = [line for line in file.read_text().splitlines() if line.startswith("#")]
+    assert any("Command:" in line for line in header)
+    assert values["row"] == file.stem
+
+
+def test_rows_hold_only_what_differs_from_the_notebook():
+    for file in ROWS:
+        if file.stem not in ("demo", "paper"):
+            assert len(runs.read_parameters(file)) <= 5, file
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stgae": 2}, "stgae: unknown, did you mean stage?"),
+        ({"lr_1": "fast"}, "lr_1: came 'fast', a str; wanted float"),
+        ({"lr_1": "1e-4"}, r"in YAML write 1.0e-4"),
+        ({"epochs_1": 2.5}, "epochs_1: came 2.5, a float; wanted int"),
+        ({"se": 1}, "se: came 1, a int; wanted bool"),
+        ({"batch_size": 0}, "batch_size: came 0; wanted above 0"),
+        ({"seed": -1}, "seed: came -1"),
+        ({"lr_1": float("nan")}, "lr_1: came nan"),
+        ({"stage": 3}, "stage: came '3'; wanted one of '1', '2', 'all'"),
+        ({"dropout": 1.5}, "dropout: came 1.5; wanted 0 to 0.99"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_what_is_wanted(values, message):
+    with pytest.raises(ParameterError, match="parameters of 03_prfnet") as caught:
+        runs.validate("03_prfnet", values, {"stage": ("1", "2", "all")}, {"dropout": (0, 0.99)})
+    assert message in str(caught.value)
+
+
+def test_all_wrong_parameters_are_listed_at_once():
+    with pytest.raises(ParameterError) as caught:
+        runs.validate("03_prfnet", {"stgae": 2, "lr_1": "fast", "crop": -1})
+    assert all(name in str(caught.value) for name in ("stgae", "lr_1", "crop"))
+
+
+def test_numbers_become_the_declared_type():
+    resolved = runs.validate("03_prfnet", {"stage": 2, "lr_1": 1}, {"stage": ("1", "2", "all")})
+    assert resolved["stage"] == "2"
+    assert resolved["lr_1"] == 1.0
+    assert isinstance(resolved["lr_1"], float)
+    assert list(resolved) == list(runs.declared("03_prfnet"))
+
+
+def test_start_sees_what_papermill_injected(here, capsys):
+    namespace = {"In": ["", "scale: str = 'smoke'", "# Parameters\nstgae = 2\n"], "stgae": 2}
+    with pytest.raises(ParameterError, match="stgae"):
+        runs.start("03_prfnet", namespace)
+    run = runs.start("03_prfnet", {"row": "mine", "seed": 3, "unrelated": 1})
+    assert run.folder == here / "outputs/smoke/03_prfnet/mine/seed3"
+    assert "row = 'mine'" in capsys.readouterr().out
+
+
+def test_the_command_line_refuses_an_unknown_key_before_any_work(tmp_path):
+    (tmp_path / "row.yaml").write_text("stgae: 2\n")
+    command = [
+        sys.executable,
+        "-m",
+        "iqa_lib.runs",
+        "03_prfnet",
+        str(tmp_path / "out.ipynb"),
+        str(tmp_path / "row.yaml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "did you mean stage?" in done.stderr
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_step_is_shared_by_what_decides_it_and_by_nothing_else(here, capsys):
+    def run_step(row="a", seed=0, loss=preference_bce, **changed):
+        run = runs.start("03_prfnet", {"row": row, "seed": seed})
+        model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+        options = {"epochs": 2, "batch_size": 2, "lr": 0.1} | changed
+        return run.fit("step 1", model, [Task(Noise(here), loss)], note="from nothing", **options), model
+
+    first, model = run_step()
+    assert not first.loaded
+    assert "from nothing" in capsys.readouterr().out
+    again, same = run_step(row="b")
+    assert again.loaded
+    assert all(torch.equal(x, y) for x, y in zip(model.parameters(), same.parameters(), strict=True))
+    assert "from nothing" not in capsys.readouterr().out
+    assert not run_step(lr=0.2)[0].loaded
+    assert not run_step(seed=1)[0].loaded
+    assert not run_step(loss=preference_mse)[0].loaded
+
+
+def test_the_record_tells_what_the_number_stands_on(here):
+    run = runs.start("03_prfnet", {"row": "table2_fpn", "scale": "demo"})
+    data = {"test": Noise(here).dataset}
+    estimate = two_afc_accuracy([0.9, 0.8, 0.2, 0.9], [1, 1, 0, 0], list("aabb"))
+    path = run.finish(
+        nn.Linear(2, 1),
+        metrics={"accuracy PRFNet": estimate},
+        predictions=pd.DataFrame({"prediction": [0.5]}),
+        data=data,
+        weights=Weights("net", "packaged", "file", "0123456789"),
+    )
+    record = json.loads(path.read_text())
+    assert record["metrics"]["accuracy PRFNet"]["value"] == 0.75
+    assert record["data"]["test"]["fingerprint"] == data["test"].fingerprint()
+    assert record["weights"]["sha256"] == "0123456789"
+    assert {"commit", "dirty", "versions", "device", "seconds", "peak_memory_bytes", "parameters", "code"} <= set(
+        record
+    )
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model.safetensors", "predictions.csv", "run.json"]
+
+
+def test_a_table_sets_the_paper_beside_ours_and_shows_rows_that_were_not_run(here):
+    test_the_record_tells_what_the_number_stands_on(here)
+    text = tables.write("prfnet_table2", "demo").read_text()
+    fpn, bifpn = (
+        next(line for line in text.splitlines() if line.startswith(f"| {name} ")) for name in ("FPN", "BiFPN")
+    )
+    assert "| 0.741 | 0.750 |" in fpn
+    assert "not run" in bifpn
+    assert "demo numbers" not in text
+    assert (here / "outputs/demo/tables/prfnet_table2.png").exists()
+
+
+def test_a_demo_number_is_called_one(here):
+    folder = here / "outputs/demo/03_prfnet/table2_fpn/seed0"
+    test_the_record_tells_what_the_number_stands_on(here)
+    record = json.loads((folder / "run.json").read_text())
+    record["data"]["test"]["name"] = "demo"
+    (folder / "run.json").write_text(json.dumps(record))
+    text = tables.write("prfnet_table2", "demo").read_text()
+    assert "**demo numbers**" in text
+    assert "demo (votes)" in text
+
+
+def test_counts_say_which_data_sets_are_not_here(here):
+    text = tables.write("prfnet_table1", "demo").read_text()
+    assert text.count("not here") == 4
+    assert "122106" in text
+
+
+def test_every_row_of_every_table_has_its_file_and_every_file_its_row():
+    specified = yaml.safe_load((ROOT / "params" / "tables.yaml").read_text())
+    wanted = {row["run"] for table in specified.values() for row in table.get("rows", []) if "run" in row}
+    there = {f"{file.parent.name}/{file.stem}" for file in ROWS if file.stem not in ("demo", "paper")}
+    assert wanted == there
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_executed_thin_and_light(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert path.stat().st_size < 2_000_000
+    assert all(cell.execution_count for cell in cells)
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    for cell in cells:
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert cell.source.count("\n") <= 36, cell.source
+            assert "class " not in cell.source
+            assert "def " not in cell.source
