@@ -3,6 +3,7 @@
 SCALE ?= demo
 SEEDS ?= 1
 PYTHON ?= python3
+export OMP_WAIT_POLICY ?= PASSIVE
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TQDM_DISABLE ?= $(if $(MAKE_TERMOUT),,1)
 

@@ -1,11 +1,12 @@
 """Features of fixed windows, computed once: what turns training on top of a frozen trunk into minutes on a laptop."""
 
 import hashlib
+from itertools import accumulate, islice
+from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from iqa_lib.data.crops import Crops
@@ -19,12 +20,12 @@ class FixedFeatures(Dataset):
     """A data set seen through fixed windows and a frozen trunk: for each image, what `model.extract` makes of it.
 
     Takes the place of its `Crops` in training and evaluation, with the same draws and so the same results. Kept in the
-    cache folder under a key made of the trunk's weights, the image files and the windows.
+    cache folder, a file an image, under a key made of the trunk's weights and the windows.
 
     Args:
         crops: Windows by a fixed protocol, without flips.
         model: Has `extract(images) -> list of maps` and a frozen `backbone`.
-        max_batch: Windows that go through the trunk at a time.
+        max_batch: Windows that go through the trunk at a time, but at least one image's.
 
     Raises:
         ValueError: The trunk is not frozen, or the windows are not fixed.
@@ -38,14 +39,16 @@ class FixedFeatures(Dataset):
                 f"features can be kept only of fixed windows; came protocol {crops.protocol!r}, flip {crops.flip}"
             )
         self.crops, self.dataset = crops, crops.dataset
-        paths = list(crops.dataset.paths())
-        file = cache_dir() / "features" / f"{self._key(paths, model)}.safetensors"
-        if not file.exists():
-            with atomic(file) as temporary:
-                save_file(self._compute(paths, model, max_batch), temporary)
-        kept = load_file(file)
-        self.maps = [kept[f"map{i}"] for i in range(len(kept) - 1)]  # each (windows of all images, C, h, w)
-        bounds = kept["bounds"].tolist()
+        paths = list(self.dataset.paths())
+        files = [self._folder(model) / f"{_file_key(path)}.safetensors" for path in paths]
+        self._compute(
+            {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}, model, max_batch
+        )
+        kept = [load_file(file) for file in progress(files, "reading features")]
+        self.maps = [
+            torch.cat([maps[f"map{i}"] for maps in kept]) for i in range(len(kept[0]))
+        ]  # (windows, C, h, w) each
+        bounds = [0, *accumulate(len(maps["map0"]) for maps in kept)]
         self.rows = {path: slice(*bounds[i : i + 2]) for i, path in enumerate(paths)}
 
     def __len__(self) -> int:
@@ -63,27 +66,28 @@ class FixedFeatures(Dataset):
         images = ([scale[self.rows[path]] for scale in self.maps] for path in record.images)
         return *images, torch.tensor(record.target, dtype=torch.float32)
 
-    def _key(self, paths: list, model: nn.Module) -> str:
-        digest = hashlib.sha256(
-            repr((self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge)).encode()
-        )
-        for path in paths:
-            status = path.stat()
-            digest.update(f"{path}{status.st_size}{status.st_mtime_ns}".encode())
-        digest.update(tensors_sha256(model.backbone.state_dict().items()).encode())
-        return digest.hexdigest()[:32]
+    def _folder(self, model: nn.Module) -> Path:
+        """The cache folder of this trunk under these windows."""
+        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
+        trunk = repr(model.backbone), tensors_sha256(model.backbone.state_dict().items())
+        return cache_dir() / "features" / hashlib.sha256(repr((seen, trunk)).encode()).hexdigest()[:16]
 
     @torch.inference_mode()
-    def _compute(self, paths: list, model: nn.Module, max_batch: int) -> dict[str, Tensor]:
-        parts, waiting, bounds = [], [], [0]
+    def _compute(self, missing: dict[Path, Path], model: nn.Module, max_batch: int) -> None:
+        """Put the windows of the images through the trunk and keep each image's maps in its file."""
         device = best_device()
         model.to(device).eval()
-        for path in progress(paths, "features of the frozen trunk"):
-            windows = self.crops.cut(read_image(path))  # (K, 3, h, w)
-            bounds.append(bounds[-1] + len(windows))
-            waiting.extend(windows)
-            while len(waiting) >= max_batch or (waiting and path is paths[-1]):
-                batch, waiting = torch.stack(waiting[:max_batch]), waiting[max_batch:]
-                parts.append([scale.cpu() for scale in model.extract(to_device(batch, device))])
-        maps = {f"map{i}": torch.cat(scale).contiguous() for i, scale in enumerate(zip(*parts, strict=True))}
-        return maps | {"bounds": torch.from_numpy(np.array(bounds))}
+        size = max(1, max_batch // len(self.crops.cut(read_image(next(iter(missing)))))) if missing else 1
+        images = iter(progress(missing, "features of the frozen trunk"))
+        while group := list(islice(images, size)):
+            windows = [self.crops.cut(read_image(path)) for path in group]  # each (K, 3, h, w)
+            maps = [scale.cpu() for scale in model.extract(to_device(torch.cat(windows), device))]
+            parts = zip(*(scale.split([len(views) for views in windows]) for scale in maps), strict=True)
+            for path, scales in zip(group, parts, strict=True):
+                with atomic(missing[path]) as temporary:
+                    save_file({f"map{i}": scale.clone() for i, scale in enumerate(scales)}, temporary)
+
+
+def _file_key(path: Path) -> str:
+    status = path.stat()
+    return hashlib.sha256(f"{path}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
