@@ -1,0 +1,378 @@
+"""Backbones: the packaged weights see, taps cut exactly, frozen means frozen, and weights are never a surprise."""
+
+import hashlib
+import math
+import re
+import socket
+import time
+import urllib.request
+from email.message import Message
+from types import SimpleNamespace
+from urllib.error import HTTPError, URLError
+
+import pytest
+import skimage.data
+import timm
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
+from safetensors.torch import save_file
+
+from iqa_lib import backbones
+from iqa_lib.backbones import PACKAGED, Backbone, Weights, WeightsError, packaged_file, packaged_state_dict
+
+RESNET = "resnet18.a1_in1k"
+RES2NET = "res2net50_26w_4s.in1k"
+CATS, ESPRESSO = range(281, 286), {967}
+
+
+def parameters(net):
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def randomised(name, seed=0):
+    """An uncut timm network with random weights and BatchNorm statistics, none of which switches a branch off."""
+    torch.manual_seed(seed)
+    net = timm.create_model(name).eval()
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    return net
+
+
+def same_weights(net, expected):
+    """All tensors of `net` are in `expected`, with equal values."""
+    state = net.state_dict()
+    return bool(state) and all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+
+
+def statistics(net):
+    """BatchNorm's running means and variances."""
+    return {name: buffer.clone() for name, buffer in net.state_dict().items() if "running" in name}
+
+
+def images(batch=2, side=64):
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Random-init networks with their files, each made once."""
+    folder, nets = tmp_path_factory.mktemp("weights"), {}
+
+    def get(name):
+        if name not in nets:
+            nets[name] = SimpleNamespace(net=randomised(name), file=folder / f"{name}.safetensors")
+            save_file(nets[name].net.state_dict(), nets[name].file)
+        return nets[name]
+
+    return get
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty local cache and no network; `asked` counts the calls that would have gone out."""
+    state = SimpleNamespace(cache=tmp_path / "hub", asked=[])
+
+    def urlopen(request, *, timeout):
+        state.asked.append(request)
+        raise URLError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(state.cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    return state
+
+
+def put_in_cache(cache, name, file):
+    """Lay `file` down as the hub's client does after a download."""
+    repository = cache / f"models--{timm.get_pretrained_cfg(name).hf_hub_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").symlink_to(file)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+
+
+# --- Packaged weights
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    state = packaged_state_dict(packaged_file(PACKAGED))
+    net = timm.create_model(PACKAGED).eval()
+    assert len(state) == 296
+    net.load_state_dict(state, strict=True)
+    return net
+
+
+@pytest.mark.parametrize(("photo", "classes"), [("chelsea", CATS), ("coffee", ESPRESSO)])
+@torch.no_grad()
+def test_packaged_weights_recognise(classifier, photo, classes):
+    config = timm.data.resolve_data_config(classifier.pretrained_cfg)
+    assert config["mean"] == config["std"] == (0.5, 0.5, 0.5)
+    pixels = timm.data.create_transform(**config)(Image.fromarray(getattr(skimage.data, photo)()))
+    assert classifier(pixels[None]).argmax().item() in classes
+
+
+def test_packaged_backbone_holds_the_packaged_weights():
+    backbone = Backbone(PACKAGED, taps=(1, 2, 3, 4), weights="packaged")
+    file = packaged_file(PACKAGED)
+    assert same_weights(backbone.net.model, packaged_state_dict(file))
+    assert backbone.weights == Weights(PACKAGED, "packaged", file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+    assert Backbone(PACKAGED, taps=(1,), weights=file).weights.source == "file"
+
+
+def test_only_one_network_is_packaged():
+    with pytest.raises(WeightsError, match=rf"no package carries weights of '{RESNET}', only of '{PACKAGED}'"):
+        Backbone(RESNET, taps=(1,), weights="packaged")
+
+
+# --- Taps
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "channels", "strides", "count"),
+    [
+        ("convnext_tiny.fb_in1k", (1, 2), (192, 384), (8, 16), 12_348_000),
+        (PACKAGED, (1, 2), (24, 40), (4, 8), 55_504),
+        (PACKAGED, (1, 2, 3, 4), (24, 40, 112, 320), (4, 8, 16, 32), 2_958_848),
+        ("resnet50.a1_in1k", (1,), (256,), (4,), 225_344),
+        (RESNET, (2, 4), (128, 512), (8, 32), 11_176_512),
+    ],
+)
+@torch.no_grad()
+def test_taps_are_those_of_the_uncut_network(name, taps, channels, strides, count):
+    uncut = randomised(name)
+    backbone = Backbone(name, taps=taps, weights="random").eval()
+    assert parameters(backbone) == count  # so nothing beyond the last tap was built
+    assert not backbone.net.model.load_state_dict(uncut.state_dict(), strict=False).missing_keys
+    assert (backbone.channels, backbone.strides) == (channels, strides)
+    config = uncut.pretrained_cfg
+    normalised = (images() - torch.tensor(config["mean"]).view(3, 1, 1)) / torch.tensor(config["std"]).view(3, 1, 1)
+    expected = uncut.forward_intermediates(normalised, indices=list(taps), intermediates_only=True)
+    maps = backbone(images())
+    assert [tuple(x.shape) for x in maps] == [(2, c, 64 // s, 64 // s) for c, s in zip(channels, strides, strict=True)]
+    assert all(torch.equal(x, y) for x, y in zip(maps, expected, strict=True))
+    assert all(x.std() > 0 for x in maps)
+
+
+@torch.no_grad()
+def test_stem_without_pool_halves_the_strides():
+    taps = dict(taps=(1, 2, 3, 4), weights="random")
+    pooled, finer = Backbone(RESNET, **taps), Backbone(RESNET, **taps, stem_pool=False)
+    assert finer.strides == (2, 4, 8, 16)
+    assert finer.channels == pooled.channels
+    assert parameters(finer) == parameters(pooled)
+    assert [x.shape[-1] for x in finer(images(1))] == [32, 16, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18", {}, "'resnet18' is no full timm tag; wanted one such as 'resnet50.a1_in1k'"),
+        ("resnet18.a1_in2k", {}, "no full timm tag"),
+        ("convnext_tiny.fb_in1k", {"stem_pool": False}, "has no max-pool in its stem: give stem_pool=True"),
+        (PACKAGED, {"se": True}, "needs a Res2Net or ResNet trunk: give se=False"),
+    ],
+)
+def test_options_a_network_has_not_are_errors(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        Backbone(name, taps=(1,), weights="random", **options)
+
+
+# --- Frozen
+
+
+def test_frozen_has_no_gradients_no_graph_and_fixed_statistics():
+    backbone = Backbone(PACKAGED, taps=(1, 2), weights="random", frozen=True).train()
+    before = statistics(backbone)
+    maps = backbone(images().requires_grad_())
+    assert not any(x.requires_grad for x in maps)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not any(module.training for module in backbone.net.modules())
+    assert all(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
+
+
+def test_frozen_within_a_model_in_training():
+    backbone = Backbone(PACKAGED, taps=(1,), weights="random", frozen=True)
+    model = torch.nn.Sequential(backbone).train()
+    assert model.training
+    assert not any(module.training for module in backbone.net.modules())
+
+
+def test_thawed_learns_again_and_freezes_again():
+    backbone = Backbone(PACKAGED, taps=(1, 2), weights="random", frozen=True).freeze(False).train()
+    before = statistics(backbone)
+    sum(x.mean() for x in backbone(images())).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+    assert not any(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
+    before = statistics(backbone.freeze())
+    assert not any(x.requires_grad for x in backbone(images()))
+    assert all(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
+
+
+def test_a_frozen_backbone_leaves_gradients_on_for_the_rest():
+    backbone = Backbone(PACKAGED, taps=(1,), weights="random", frozen=True)
+    backbone(images())
+    assert torch.is_grad_enabled()
+
+
+# --- Where weights come from
+
+
+@pytest.mark.parametrize("weights", ["auto", "hub"])
+def test_offline_without_weights_names_three_ways_out(hub, weights):
+    with pytest.raises(WeightsError) as caught:
+        Backbone(RESNET, taps=(1,), weights=weights)
+    message = str(caught.value)
+    assert f"weights of '{RESNET}' are not in the local cache, and the hub does not answer" in message
+    ways = ("go online once, or point HF_HOME", f"give the path of a state dict of {RESNET}", f"backbone='{PACKAGED}'")
+    assert [way in message for way in ways] == [True, True, True]
+    assert len(hub.asked) == 1
+
+
+def test_a_hub_that_never_answers_costs_less_than_six_seconds(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        start = time.perf_counter()
+        with pytest.raises(WeightsError, match="does not answer"):
+            Backbone(RESNET, taps=(1,))
+        assert time.perf_counter() - start < 6
+
+
+def test_offline_by_choice_is_not_asked(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
+        Backbone(RESNET, taps=(1,))
+    assert not hub.asked
+
+
+def test_auto_falls_back_to_the_packaged_weights(hub):
+    backbone = Backbone(PACKAGED, taps=(1, 2))
+    assert backbone.weights.source == "packaged"
+    assert same_weights(backbone.net.model, packaged_state_dict(packaged_file(PACKAGED)))
+    assert len(hub.asked) == 1
+
+
+def test_hub_does_not_fall_back(hub):
+    with pytest.raises(WeightsError, match="Three ways out"):
+        Backbone(PACKAGED, taps=(1, 2), weights="hub")
+
+
+@pytest.mark.parametrize("weights", ["auto", "hub"])
+@pytest.mark.parametrize("name", [RESNET, PACKAGED])
+def test_local_cache_is_used_without_asking(hub, saved, name, weights):
+    put_in_cache(hub.cache, name, saved(name).file)
+    backbone = Backbone(name, taps=(1, 2), weights=weights)
+    assert same_weights(backbone.net.model, saved(name).net.state_dict())
+    digest = hashlib.sha256(saved(name).file.read_bytes()).hexdigest()
+    assert backbone.weights == Weights(name, "hub", "model.safetensors", digest)
+    assert not hub.asked
+
+
+@pytest.mark.parametrize("head", [None, HTTPError("", 405, "Method Not Allowed", Message(), None)])
+def test_hub_is_asked_when_it_answers(hub, saved, monkeypatch, head):
+    def download(repository, file, *, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        assert (repository, file) == (f"timm/{RESNET}", "model.safetensors")
+        return str(saved(RESNET).file)
+
+    def urlopen(request, *, timeout):
+        if head:
+            raise head
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(backbones, "hf_hub_download", download)
+    backbone = Backbone(RESNET, taps=(1, 2))
+    assert backbone.weights.source == "hub"
+    assert same_weights(backbone.net.model, saved(RESNET).net.state_dict())
+
+
+def test_a_download_that_breaks_names_the_ways_out(hub, monkeypatch):
+    def download(*_, local_files_only=False):
+        raise LocalEntryNotFoundError("not in the cache") if local_files_only else ConnectionResetError("broken")
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda request, *, timeout: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(backbones, "hf_hub_download", download)
+    with pytest.raises(WeightsError, match=r"(?s)did not give the weights of .* \(broken\).*Three ways out"):
+        Backbone(RESNET, taps=(1,))
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["text", "path"])
+def test_a_file_is_loaded_exactly(saved, kind):
+    net, file = saved(RESNET).net, saved(RESNET).file
+    backbone = Backbone(RESNET, taps=(1, 4), weights=kind(file))
+    assert same_weights(backbone.net.model, net.state_dict())
+    assert backbone.weights == Weights(RESNET, "file", file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def test_the_wrong_file_is_named(saved):
+    file = saved(RESNET).file
+    with pytest.raises(WeightsError, match=rf"{re.escape(str(file))} does not hold the weights of '{PACKAGED}'"):
+        Backbone(PACKAGED, taps=(1,), weights=file)
+
+
+def test_no_file_is_an_error(tmp_path):
+    with pytest.raises(WeightsError, match=r"missing\.pth', which is no file; wanted auto, hub, packaged, random or a"):
+        Backbone(PACKAGED, taps=(1,), weights=tmp_path / "missing.pth")
+
+
+def test_random_weights_say_so():
+    backbone = Backbone(PACKAGED, taps=(1,), weights="random")
+    assert backbone.weights == Weights(PACKAGED, "random")
+    assert backbone.weights.as_dict() == {"network": PACKAGED, "source": "random", "file": "", "sha256": ""}
+    assert str(backbone.weights) == f"{PACKAGED}, random"
+
+
+def test_weights_as_dict_and_text():
+    weights = Weights("net.tag", "file", "net.safetensors", "0123456789abcdef" * 4)
+    assert Weights(**weights.as_dict()) == weights
+    assert str(weights) == "net.tag, file (net.safetensors, sha256 0123456789ab)"
+
+
+# --- Squeeze-and-excitation
+
+
+def test_se_takes_plain_weights_and_opens_its_gates(saved):
+    plain = saved(RES2NET).net
+    backbone = Backbone(RES2NET, taps=(1, 2, 3, 4), weights=saved(RES2NET).file, se=True).eval()
+    assert parameters(backbone) == 26_181_112
+    assert backbone.channels == (256, 512, 1024, 2048)
+    state, expected = backbone.net.model.state_dict(), plain.state_dict()
+    added = set(state) - set(expected)
+    assert len(added) == 64
+    assert all(".se." in name for name in added)
+    assert all(torch.equal(state[name], expected[name]) for name in set(state) - added)
+
+    gate = 1 / (1 + math.exp(-4))
+    gates = [module for name, module in backbone.named_modules() if name.endswith(".se")]
+    assert len(gates) == 16
+    with torch.no_grad():
+        for se in gates:
+            x = torch.randn(2, se.fc1.in_channels, 3, 3)
+            torch.testing.assert_close(se(x), gate * x)
+        # A gate that scales each residual branch is the plain network with its last BatchNorms scaled.
+        scaled = timm.create_model(RES2NET).eval()
+        scaled.load_state_dict(expected)
+        for block in (block for layer in range(1, 5) for block in scaled.get_submodule(f"layer{layer}")):
+            block.bn3.weight *= gate
+            block.bn3.bias *= gate
+        x = (images() - backbone.mean) / backbone.std
+        maps = scaled.forward_intermediates(x, indices=[1, 2, 3, 4], intermediates_only=True)
+        for tap, y in zip(backbone(images()), maps, strict=True):
+            torch.testing.assert_close(tap, y, rtol=1e-4, atol=1e-4 * y.abs().max().item())
+
+
+def test_se_refuses_a_file_that_lacks_the_trunk(saved, tmp_path):
+    state = {name: tensor for name, tensor in saved(RESNET).net.state_dict().items() if "layer1.0" not in name}
+    save_file(state, tmp_path / "part.safetensors")
+    with pytest.raises(WeightsError, match=r"part\.safetensors .*lacks 12 tensors of the trunk.*'layer1\.0\.bn1"):
+        Backbone(RESNET, taps=(1, 2), weights=tmp_path / "part.safetensors", se=True)

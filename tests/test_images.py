@@ -1,0 +1,191 @@
+"""Images in: what is decoded, refused and checked, by message; files out: whole or not at all."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from iqa_lib.files import atomic
+from iqa_lib.images import check_images, read_image
+
+PIXELS = np.random.default_rng(0).integers(256, size=(6, 9, 3), dtype=np.uint8)
+GREY = PIXELS[..., 0]
+ORIENTATION = 0x0112
+
+
+def with_alpha(alpha):
+    return Image.fromarray(np.dstack([PIXELS, np.full(GREY.shape, alpha, np.uint8)]))
+
+
+def channels_first(pixels):
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def image(*shape, value=0.5, dtype=torch.float32):
+    return torch.full(shape or (2, 3, 16, 16), value, dtype=dtype)
+
+
+# --- read_image
+
+
+@pytest.mark.parametrize("alpha", [None, 255], ids=["RGB", "opaque RGBA"])
+def test_read_colour_exactly(tmp_path, alpha):
+    path = tmp_path / "image.png"
+    (Image.fromarray(PIXELS) if alpha is None else with_alpha(alpha)).save(path)
+    read = read_image(path)
+    assert read.dtype == torch.uint8
+    assert read.is_contiguous()
+    assert torch.equal(read, channels_first(PIXELS))
+    assert torch.equal(read_image(str(path)), read)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_read_grey_as_three_equal_channels(tmp_path, mode):
+    Image.fromarray(GREY).convert(mode).save(tmp_path / "grey.png")
+    assert torch.equal(read_image(tmp_path / "grey.png"), channels_first(np.dstack([GREY] * 3)))
+
+
+def test_read_palette_as_its_colours(tmp_path):
+    palette = Image.fromarray(GREY % 4)
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 8, 7])
+    palette.save(tmp_path / "palette.png")
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
+    assert torch.equal(read_image(tmp_path / "palette.png"), channels_first(colours[GREY % 4]))
+
+
+def test_read_one_bit_as_black_and_white(tmp_path):
+    Image.fromarray(GREY > 127).save(tmp_path / "bits.png")
+    white = np.where(GREY > 127, 255, 0).astype(np.uint8)
+    assert torch.equal(read_image(tmp_path / "bits.png"), channels_first(np.dstack([white] * 3)))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [(1, PIXELS), (2, PIXELS[:, ::-1]), (3, PIXELS[::-1, ::-1]), (6, np.rot90(PIXELS, -1)), (8, np.rot90(PIXELS))],
+)
+def test_read_turns_upright_by_exif(tmp_path, orientation, upright):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(read_image(tmp_path / "turned.png"), channels_first(upright))
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (with_alpha(254), "partly transparent, wanted opaque RGB"),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), "mode I;16, wanted 8-bit RGB or grey"),
+    ],
+    ids=["transparent", "16-bit"],
+)
+def test_read_refuses_what_would_lose_something(tmp_path, refused, message):
+    path = tmp_path / "image.png"
+    refused.save(path)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        read_image(path)
+
+
+def test_read_refuses_a_transparent_palette_colour(tmp_path):
+    palette = Image.fromarray(PIXELS).quantize(4)
+    palette.save(tmp_path / "palette.png", transparency=0)
+    with pytest.raises(ValueError, match="partly transparent"):
+        read_image(tmp_path / "palette.png")
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_read_names_a_file_that_cannot_be_decoded(tmp_path, suffix, damage):
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(PIXELS.repeat(20, axis=0).repeat(20, axis=1)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"<html>404</html>"}[damage])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: cannot be decoded")):
+        read_image(path)
+
+
+def test_read_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
+        read_image(tmp_path / "missing.png")
+
+
+# --- check_images
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [image()],
+        [image(1, 3, 16, 40), image(1, 3, 16, 40)],
+        [image(value=0.0), image(value=1.0)],
+        [image(value=1 + 5e-5), image(value=-5e-5)],
+        [image(dtype=torch.float64), image(dtype=torch.bfloat16)],
+        [image().requires_grad_()],
+    ],
+)
+def test_good_images_pass(images):
+    assert check_images(*images, min_size=16) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((2, 3, 16, 16)), r"came as ndarray; wanted a float tensor \(B, 3, H, W\) in \[0, 1\]"),
+        (image(3, 16, 16), r"shape \(3, 16, 16\); wanted \(B, 3, H, W\): add the batch axis"),
+        (image(2, 1, 16, 16), r"shape \(2, 1, 16, 16\); .*convert to RGB"),
+        (image(2, 16, 16, 3), r"shape \(2, 16, 16, 3\); wanted \(B, 3, H, W\)"),
+        (image(value=1, dtype=torch.uint8), r"came as torch\.uint8; wanted float in \[0, 1\]: divide .* by 255"),
+        (image(2, 3, 16, 15), r"came 16x15; wanted sides of at least 16: enlarge it first"),
+        (image(2, 3, 16, 17), r"unequal shapes \[\(2, 3, 16, 16\), \(2, 3, 16, 17\)\]; wanted one shape"),
+        (image(1, 3, 16, 16), r"unequal shapes \[\(2, 3, 16, 16\), \(1, 3, 16, 16\)\]"),
+        (image(value=255.0), r"values 255 to 255; wanted \[0, 1\], no NaN"),
+        (image(value=-0.01), r"values -0\.01 to -0\.01"),
+        (image().index_fill(3, torch.tensor(5), torch.nan), r"values nan to nan; wanted \[0, 1\], no NaN"),
+        (image(value=torch.inf), r"values inf to inf"),
+    ],
+)
+def test_bad_second_image_says_what_came_and_what_is_wanted(bad, message):
+    with pytest.raises(ValueError, match=message):
+        check_images(image(), bad, min_size=16)
+
+
+# --- atomic
+
+
+def test_atomic_writes_the_whole_file_and_nothing_else(tmp_path):
+    path = tmp_path / "new" / "folder" / "table.csv"
+    for text in ("first", "second"):
+        with atomic(path) as temporary:
+            assert temporary.parent == path.parent  # the same file system, so that the renaming is one step
+            assert temporary.suffix == ".csv"
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_half(path, error):
+    with atomic(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_atomic_changes_nothing_when_the_block_raises(tmp_path, error):
+    path = tmp_path / "table.csv"
+    with pytest.raises(error):
+        write_half(path, error)
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("old")
+    with pytest.raises(error):
+        write_half(path, error)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_gives_the_rights_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic(tmp_path / "atomic"):
+        pass
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
