@@ -18,7 +18,8 @@ venv: .venv/.done
 	touch $@
 
 reproduce: venv
-	snakemake --cores 2 --keep-going --rerun-triggers mtime params --config scale=$(SCALE) seeds=$(SEEDS)
+	snakemake --cores 2 --keep-going --rerun-triggers mtime params --prioritize outputs/$(SCALE)/tables/prfnet_table2.md \
+		--config scale=$(SCALE) seeds=$(SEEDS)
 
 test: venv
 	ruff check .

@@ -3,6 +3,7 @@
 Networks come from timm by their full tag (`res2net50_26w_4s.in1k`, never `res2net50_26w_4s`, whose meaning drifts).
 """
 
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.layers import get_attn
 from torch import Tensor, nn
 
@@ -79,27 +80,27 @@ class Backbone(nn.Module):
         stem_pool: bool = True,
     ):
         super().__init__()
-        if se and not name.startswith(("res2net", "resnet")):
+        if se and not re.match(r"(res2net|resnet)(18|26|34|50|101|152)", name):
             raise ValueError(
                 f"backbone {name!r} came with se=True, which needs a Res2Net or ResNet trunk: give se=False"
             )
         file, self.weights = find_weights(name, weights)
         block_args = {"block_args": {"attn_layer": get_attn("se")}} if se else {}
         if se and name.startswith("res2net"):
-            block_args["block_args"]["scale"] = 4
+            scale = re.search(r"_(\d+)s\.", name)  # res2net50d and res2net101d have 4 without saying so
+            block_args["block_args"]["scale"] = int(scale[1]) if scale else 4
         options = dict(features_only=True, feature_cls="getter", out_indices=tuple(taps), **block_args)
-        try:
-            net = timm.create_model(name, **options, **_pretrained(file, se))
-        except RuntimeError as error:
-            raise WeightsError(f"{file} does not hold the weights of {name!r}: {error}") from error
+        net = timm.create_model(name, **options)
         if se:
-            _open_se_gates(net.model, file)
+            _open_se_gates(net.model)
+        if file:
+            _load(net.model, file, name, se)
         self.channels, self.strides = tuple(net.feature_info.channels()), tuple(net.feature_info.reduction())
         if not stem_pool:
             if not hasattr(net.model, "maxpool"):
                 raise ValueError(f"backbone {name!r} has no max-pool in its stem: give stem_pool=True")
             net.model.maxpool = nn.Identity()
-            self.strides = tuple(stride // 2 for stride in self.strides)
+            self.strides = tuple(stride // 2 if stride > 2 else stride for stride in self.strides)  # 2: before the pool
         self.net, self.frozen = net, frozen
         config = net.model.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
@@ -113,7 +114,9 @@ class Backbone(nn.Module):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
-        super().train(mode and not self.frozen)
+        super().train(mode)
+        if self.frozen:
+            self.net.eval()
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -189,24 +192,26 @@ def _described(network: str, source: str, file: Path) -> tuple[Path, Weights]:
     return file, Weights(network, source, file.name, sha256(file))
 
 
-def _pretrained(file: Path | None, se: bool) -> dict:
-    """Arguments for `timm.create_model` that load `file`, strictly but for the SE layers that no file has."""
-    if file is None:
-        return {"pretrained": False}
-    if file == packaged_file(PACKAGED):
-        return {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": packaged_state_dict(file)}}
-    if not se:
-        return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
-    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}, "pretrained_strict": False}
-
-
-def _open_se_gates(net: nn.Module, file: Path | None) -> None:
-    """Set the SE gates near one, after making sure that they were all that the weights file lacked."""
-    missing = set(net.state_dict()) - set(timm.models.load_state_dict(file)) if file else set()
-    if strange := sorted(key for key in missing if ".se." not in key):
+def _load(net: nn.Module, file: Path, name: str, se: bool) -> None:
+    """Load `file` into the cut network, which must find in it all that it has, but for SE layers put in here."""
+    try:
+        state = packaged_state_dict(file) if file == packaged_file(PACKAGED) else timm.models.load_state_dict(file)
+    except Exception as error:  # each format has errors of its own
+        raise WeightsError(f"{file} cannot be read as a state dict ({error!r}): download or copy it again") from error
+    wanted = {key for key in net.state_dict() if not (se and ".se." in key)}
+    if missing := sorted(wanted - set(state)):
         raise WeightsError(
-            f"{file} lacks {len(strange)} tensors of the trunk, the first {strange[0]!r}: give the right file"
+            f"{file} does not hold the weights of {name!r}: it lacks {len(missing)} tensors of the trunk, the first "
+            f"{missing[0]!r}: give the right file"
         )
+    try:
+        net.load_state_dict({key: state[key] for key in wanted}, strict=not se)
+    except RuntimeError as error:
+        raise WeightsError(f"{file} does not hold the weights of {name!r}: {error}") from error
+
+
+def _open_se_gates(net: nn.Module) -> None:
+    """Set the SE gates near one."""
     for name, module in net.named_modules():
         if name.endswith(".se"):
             nn.init.zeros_(module.fc2.weight)
@@ -225,7 +230,7 @@ def _hub_file(network: str) -> Path:
     _require_hub(network)
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # the hub's client lets its HTTP library's errors through, which differ by version
         raise WeightsError(f"the hub did not give the weights of {network!r} ({error})" + _ways_out(network)) from error
 
 

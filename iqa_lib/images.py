@@ -1,5 +1,6 @@
 """Images in and out of files, and the one check every model makes of what it is given."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ def read_image(path: Path | str) -> Tensor:
     """
     try:
         with Image.open(path) as image:
+            deep = any(re.search(";16[BLN]", str(tile.args)) for tile in image.tile)  # cut to 8 bits by Pillow
             image = ImageOps.exif_transpose(image)
             image.load()
     except FileNotFoundError:
@@ -28,6 +30,8 @@ def read_image(path: Path | str) -> Tensor:
         raise ValueError(f"{path}: cannot be decoded ({error}): download or copy the file again") from error
     if image.mode not in ("RGB", "L", "P", "RGBA", "LA", "1"):
         raise ValueError(f"{path}: mode {image.mode}, wanted 8-bit RGB or grey: convert the file first")
+    if deep:
+        raise ValueError(f"{path}: 16 bits a channel, wanted 8-bit RGB or grey: convert the file first")
     if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
         raise ValueError(f"{path}: partly transparent, wanted opaque RGB: lay it over a background first")
     pixels = np.array(image.convert("RGB"))
@@ -50,6 +54,8 @@ def check_images(*images: Tensor, min_size: int = 1) -> None:
             )
         if not image.is_floating_point():
             raise ValueError(f"an image came as {image.dtype}; wanted float in [0, 1]: divide 8-bit values by 255")
+        if not shape[0]:
+            raise ValueError(f"an image came with shape {shape}, an empty batch; wanted at least one image")
         if min(shape[2:]) < min_size:
             raise ValueError(
                 f"an image came {shape[2]}x{shape[3]}; wanted sides of at least {min_size}: enlarge it first"

@@ -2,7 +2,9 @@
 
 import hashlib
 import math
+import pickle
 import re
+import shutil
 import socket
 import time
 import urllib.request
@@ -376,3 +378,51 @@ def test_se_refuses_a_file_that_lacks_the_trunk(saved, tmp_path):
     save_file(state, tmp_path / "part.safetensors")
     with pytest.raises(WeightsError, match=r"part\.safetensors .*lacks 12 tensors of the trunk.*'layer1\.0\.bn1"):
         Backbone(RESNET, taps=(1, 2), weights=tmp_path / "part.safetensors", se=True)
+
+
+def test_a_file_without_the_tensors_is_an_error_and_not_random_weights(tmp_path):
+    save_file({"something": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match=r"other\.safetensors .*lacks"):
+        Backbone(PACKAGED, taps=(1,), weights=tmp_path / "other.safetensors")
+
+
+def test_copy_of_the_packaged_file_is_not_random_weights(tmp_path):
+    shutil.copy(packaged_file(PACKAGED), tmp_path / "copy.pth")
+    with pytest.raises(WeightsError, match=r"copy\.pth .*lacks"):
+        Backbone(PACKAGED, taps=(1,), weights=tmp_path / "copy.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"<html>404</html>"])
+def test_a_damaged_file_is_named(tmp_path, suffix, content):
+    file = tmp_path / f"damaged{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"damaged\{suffix}"):
+        Backbone(PACKAGED, taps=(1,), weights=file)
+
+
+def test_weights_are_not_held_twice():
+    assert len(pickle.dumps(Backbone(PACKAGED, taps=(1, 2), weights="packaged"))) < 1_000_000
+
+
+@pytest.mark.parametrize(("name", "scale"), [("res2net50_48w_2s.in1k", 2), ("res2net50_26w_8s.in1k", 8)])
+def test_se_keeps_the_scale(name, scale):
+    block = Backbone(name, taps=(1,), weights="random", se=True).net.model.layer1[0]
+    assert block.scale == scale
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50.a1h_in1k", "resnet33ts.ra2_in1k", "resnetrs50.tf_in1k"])
+def test_se_where_it_does_not_fit(name):
+    with pytest.raises(ValueError, match="needs a Res2Net or ResNet trunk"):
+        Backbone(name, taps=(1,), weights="random", se=True)
+
+
+def test_first_tap_lies_before_the_pool():
+    backbone = Backbone(RESNET, taps=(0, 1), weights="random", stem_pool=False)
+    assert backbone.strides == (2, 2)
+    assert [64 // x.shape[-1] for x in backbone(images(1))] == [2, 2]
+
+
+def test_thawing_in_training_lets_batch_norm_follow_at_once():
+    model = torch.nn.Sequential(Backbone(PACKAGED, taps=(1,), weights="random", frozen=True)).train()
+    assert all(module.training for module in model[0].freeze(False).net.modules())

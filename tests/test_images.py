@@ -1,6 +1,8 @@
 """Images in: what is decoded, refused and checked, by message; files out: whole or not at all."""
 
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -189,3 +191,24 @@ def test_atomic_gives_the_rights_of_any_new_file(tmp_path):
     with atomic(tmp_path / "atomic"):
         pass
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def png16(pixels):
+    """A PNG of 16 bits a channel, which Pillow cannot write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, {2: 4, 3: 2, 4: 6}[pixels.shape[2]], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bit_colour_is_refused(tmp_path, channels):
+    (tmp_path / "deep.png").write_bytes(png16(np.full((4, 5, channels), 65535, np.uint16)))
+    with pytest.raises(ValueError, match=r"deep\.png.*wanted 8-bit"):
+        read_image(tmp_path / "deep.png")
+
+
+def test_empty_batch_is_a_value_error():
+    with pytest.raises(ValueError, match="empty batch"):
+        check_images(torch.rand(0, 3, 64, 64))

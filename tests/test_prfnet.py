@@ -16,6 +16,7 @@ from iqa_lib.models.prfnet import (
     FPN,
     FUSIONS,
     GATE_CONVS,
+    BiFPN,
     BiFPNLayer,
     CrossSubtraction,
     PRFBlock,
@@ -118,8 +119,7 @@ def test_variant_runs_forward_and_backward(fusion, gate_conv):
     assert logit.shape == (2,)
     assert sorted(name for name in maps if "gate" in name) == ["gate_w2", "gate_w3", "gate_w4"] * (fusion == "prf")
     preference_bce(logit, torch.tensor([0.0, 1.0])).backward()
-    # The bottom-up nodes of the last BiFPN round do not lead to the finest level.
-    used = {name: p for name, p in model.named_parameters() if not name.startswith("fusion.rounds.1.up.")}
+    used = dict(model.named_parameters())
     assert [name for name, p in used.items() if p.grad is None or not p.grad.isfinite().all()] == []
     assert [name for name, p in used.items() if p.ndim > 1 and not p.grad.any()] == []
 
@@ -420,3 +420,14 @@ def test_losses_pull_the_logit_towards_b_where_b_is_closer(loss):
 
 def test_cross_entropy_of_a_confident_mistake_is_finite():
     assert preference_bce(torch.tensor([200.0]), torch.tensor([0.0])).item() == pytest.approx(200)
+
+
+def test_bifpn_uses_all_its_parameters():
+    net = BiFPN(8, 4, 2)
+    net([torch.rand(2, 8, n, n) for n in (16, 8, 4, 2)])[0].sum().backward()
+    assert [name for name, parameter in net.named_parameters() if parameter.grad is None] == []
+
+
+def test_bnrelu_gates_cannot_be_folded():
+    with pytest.raises(ValueError, match="cannot be folded"):
+        PRFBlock(4, gate_conv="bnrelu").folded()

@@ -76,6 +76,8 @@ class PRFBlock(nn.Module):
 
     def folded(self) -> "PRFBlock":
         """A block with `gate_conv="single"` that computes what this `"full"` one does."""
+        if len(self.gates["w2"].conv) > 1:
+            raise ValueError("gate_conv='bnrelu' cannot be folded: its mean comes after a ReLU")
         block = PRFBlock(self.channels, gate_conv="single")
         for name, gate in self.gates.items():
             block.gates[name].conv[0].weight.data = gate.conv[0].weight.data.mean(dim=0, keepdim=True)
@@ -120,12 +122,12 @@ class WeightedSum(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One round over four levels: top-down, then bottom-up, each node summing what reaches it."""
+    """One round over four levels: top-down, then (unless only the finest is wanted) bottom-up."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, *, up: bool = True):
         super().__init__()
         self.down = nn.ModuleList(WeightedSum(2, width) for _ in range(3))
-        self.up = nn.ModuleList(WeightedSum(inputs, width) for inputs in (3, 3, 2))
+        self.up = nn.ModuleList(WeightedSum(inputs, width) for inputs in ((3, 3, 2) if up else ()))
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         down = [levels[3]]
@@ -145,7 +147,7 @@ class BiFPN(nn.Module):
         super().__init__()
         self.channels = width
         self.lateral = nn.ModuleList(nn.Conv2d(channels, width, 1) for _ in range(4))
-        self.rounds = nn.Sequential(*(BiFPNLayer(width) for _ in range(repeats)))
+        self.rounds = nn.Sequential(*(BiFPNLayer(width, up=i < repeats - 1) for i in range(repeats)))
 
     def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         levels = [lateral(x) for lateral, x in zip(self.lateral, differences, strict=True)]
