@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from iqa_lib.data.base import IQADataset, Triplet
+from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
-from iqa_lib.metrics import Calibration, Estimate
+from iqa_lib.metrics import Calibration, Estimate, logistic_fit
 from iqa_lib.training import Fit
 
 sns.set_theme(context="paper", style="ticks", palette="deep", rc={"figure.dpi": 80})
@@ -21,7 +21,7 @@ sns.set_theme(context="paper", style="ticks", palette="deep", rc={"figure.dpi": 
 
 def triplets(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFrame | None = None) -> Figure:
     """Triplets, one a row: reference, A, B, with people's answer and, if given, the model's."""
-    figure, axes = _grid(len(indices), 3, 2.3, 1.8)
+    figure, axes = _grid(len(indices), 3, 2.0, 1.6)
     for row, index in zip(axes, indices, strict=True):
         record: Triplet = dataset.records[index]
         *images, _ = dataset.read(index)
@@ -52,7 +52,7 @@ def distortions(
         kind.name: [distort(image, kind.number, k, np.random.default_rng((kind.number, k))) for k in range(1, 6)]
         for kind in DISTORTIONS
     }
-    figure, axes = plt.subplots(13, 2, figsize=(6.8, 9.4), layout="constrained")
+    figure, axes = plt.subplots(13, 2, figsize=(5.6, 8.0), layout="constrained")
     for axis, (name, strip) in zip(axes.T.flat, (strips | {"reference": [image]}).items(), strict=True):
         shown = np.hstack([picture[part] for picture in strip])
         axis.imshow(np.pad(shown, ((0, 0), (0, 5 * size[0] - shown.shape[1]), (0, 0)), constant_values=255))
@@ -72,7 +72,7 @@ def gates(images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = "gat
         name: What the maps' names begin with.
     """
     shown = [key for key in sorted(maps, reverse=True) if key.startswith(name)]
-    figure, axes = _grid(2, len(shown) + 1, 2.45, 1.95)
+    figure, axes = _grid(2, len(shown) + 1, 2.2, 1.75)
     for row, label, image in zip(axes, "AB", images[1:], strict=True):
         _show(row[0], image)
         row[0].set_title(f"image {label}", fontsize=8)
@@ -166,6 +166,108 @@ def reliability(curve: Calibration, title: str) -> Figure:
     axis.legend(frameon=False, fontsize=7)
     sns.despine(ax=axis)
     return _done(figure)
+
+
+def pairs(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFrame | None = None) -> Figure:
+    """Pairs, one a column: reference above, distorted picture below, with type, people's score and, if given, ours."""
+    figure, axes = _grid(2, len(indices), 2.3, 1.9)
+    for (above, below), index in zip(axes.T, indices, strict=True):
+        record: Pair = dataset.records[index]
+        reference, distorted, _ = dataset.read(index)
+        _show(above, reference)
+        _show(below, distorted)
+        above.set_title(f"reference {record.reference_id}", fontsize=8)
+        below.set_title(record.kind or record.distorted.stem, fontsize=8)
+        score = f"people: {record.score:.2f}"
+        if predictions is not None:
+            score += f",  model: {predictions.prediction[index]:.3g}"
+        below.set_xlabel(score, fontsize=8)
+    figure.suptitle(f"{dataset.name} set, people: {_target(dataset)}", fontsize=9)
+    return _done(figure)
+
+
+def labels(dataset: IQADataset) -> Figure:
+    """How the labels are spread, over all records and, where types of distortion are known, by type."""
+    columns = ("kind_a", "kind_b") if isinstance(dataset.records[0], Triplet) else ("kind",)
+    rows = [(getattr(record, column), record.target) for record in dataset.records for column in columns]
+    table = pd.DataFrame(rows, columns=["kind", "target"])
+    order = table.groupby("kind").target.median().sort_values(ascending=False).index
+    typed = any(order)
+    size = (7.6, max(2.8, 0.8 + 0.16 * len(order))) if typed else (3.6, 2.8)
+    figure, axes = plt.subplots(1, 1 + typed, figsize=size, squeeze=False, layout="constrained")
+    sns.histplot(x=dataset.targets.numpy(), bins=20, ax=axes[0, 0])
+    axes[0, 0].set(title=f"{dataset.name}: {len(dataset)} records", xlabel=_target(dataset), ylabel="records")
+    if typed and len(columns) == 1:
+        sns.boxplot(table, y="kind", x="target", order=order, fliersize=2, linewidth=0.7, color="C0", ax=axes[0, 1])
+        axes[0, 1].set(title="by type of distortion", xlabel=_target(dataset), ylabel="")
+    elif typed:
+        sns.countplot(table, y="kind", order=table.kind.value_counts().index, color="C0", ax=axes[0, 1])
+        axes[0, 1].set(title="by type of distortion", xlabel="times shown, as A or as B", ylabel="")
+    for axis in axes[0]:
+        axis.tick_params(labelsize=6.5)
+        sns.despine(ax=axis)
+    return _done(figure)
+
+
+def scatter(
+    dataset: IQADataset, predictions: Mapping[str, pd.DataFrame], xlabels: Sequence[str], columns: int = 3
+) -> Figure:
+    """People's scores against those of each metric, one panel a metric, with the fitted logistic of 4 parameters.
+
+    Args:
+        dataset: Of pairs.
+        predictions: Columns `prediction`, as the metric gives it, and `target`, by the panel's title.
+        xlabels: One a panel: the metric's unit and direction.
+        columns: Panels a row.
+    """
+    columns = min(columns, len(predictions))
+    rows = -(-len(predictions) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.5 * columns, 2.2 * rows), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (title, table), xlabel in zip(axes.flat, predictions.items(), xlabels, strict=False):
+        table = table.sort_values("prediction")
+        axis.scatter(table.prediction, table.target, s=9, alpha=0.5, linewidth=0)
+        axis.plot(table.prediction, logistic_fit(table.prediction, table.target), color="C1", linewidth=1.5)
+        axis.set_title(title, fontsize=8)
+        axis.set_xlabel(xlabel, fontsize=7)
+        axis.tick_params(labelsize=6.5)
+        sns.despine(ax=axis)
+    for axis in axes.flat[len(predictions) :]:
+        axis.set_axis_off()
+    figure.supylabel(_target(dataset), fontsize=8)
+    return _done(figure)
+
+
+def quality_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], title: str) -> Figure:
+    """Reference, distorted picture, and where a metric sees a loss, scale by scale, all in the same colours.
+
+    Args:
+        images: Reference and distorted picture, `(3, H, W)` in [0, 1].
+        maps: `(1, 1, h, w)` by name, 1 where the pictures are alike.
+        title: Of the figure.
+    """
+    figure, axes = _grid(2, -(-(len(maps) + 2) // 2), 2.1, 1.8)
+    for axis, name, image in zip(axes.flat, ("reference", "distorted"), images, strict=False):
+        _show(axis, image)
+        axis.set_title(name, fontsize=8)
+    lowest = max(0.0, min(values.quantile(0.01).item() for values in maps.values()))
+    for axis, (name, values) in zip(axes.flat[2:], maps.items(), strict=False):
+        axis.imshow(values[0, 0].float().cpu(), cmap="viridis", vmin=lowest, vmax=1)
+        axis.set_title(f"{name}, mean {values.mean():.3f}", fontsize=8)
+    bar = figure.colorbar(axes.flat[2].images[-1], ax=axes, shrink=0.7, extend="min")
+    bar.set_label("likeness (1: as the reference)", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+    figure.suptitle(title, fontsize=9)
+    return _done(figure)
+
+
+def _target(dataset: IQADataset) -> str:
+    """What the records' targets are, with their direction."""
+    if isinstance(dataset.records[0], Triplet):
+        return "share preferring B (0: A closer, 1: B closer)"
+    name = dataset.label.name if dataset.label.higher_is_better else f"score from {dataset.label.name}"
+    return f"{name} (higher is better)"
 
 
 def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
