@@ -7,8 +7,9 @@ import dataset_trees
 from iqa_lib import runs
 
 
-def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path):
+def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path, monkeypatch):
     """SE-Res2Net50, 448 windows, all three data sets read from their own layouts; only the scale of things is cut."""
+    monkeypatch.setattr(dataset_trees, "PNG", dataset_trees.encoded((64, 64)))
     for name in ("clic", "bapps", "pieapp"):
         getattr(dataset_trees, name)(tmp_path / "data" / name)
     parameters = runs.read_parameters(runs.repo_root() / "params/03_prfnet/paper.yaml") | {
