@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from iqa_lib.data.crops import Crops
-from iqa_lib.files import atomic, cache_dir, tensors_sha256
+from iqa_lib.files import atomic, cache_dir, file_key, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 from iqa_lib.training import best_device, to_device
@@ -40,7 +40,7 @@ class FixedFeatures(Dataset):
             )
         self.crops, self.dataset = crops, crops.dataset
         paths = list(self.dataset.paths())
-        files = [self._folder(model) / f"{_file_key(path)}.safetensors" for path in paths]
+        files = [self._folder(model) / f"{file_key(path)}.safetensors" for path in paths]
         self._compute(
             {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}, model, max_batch
         )
@@ -86,8 +86,3 @@ class FixedFeatures(Dataset):
             for path, scales in zip(group, parts, strict=True):
                 with atomic(missing[path]) as temporary:
                     save_file({f"map{i}": scale.clone() for i, scale in enumerate(scales)}, temporary)
-
-
-def _file_key(path: Path) -> str:
-    status = path.stat()
-    return hashlib.sha256(f"{path}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]

@@ -63,6 +63,12 @@ def sha256(*paths: Path | str) -> str:
     return digest.hexdigest()
 
 
+def file_key(path: Path) -> str:
+    """A name for what is computed from a file and kept: it changes with the file's place, size or time."""
+    status = path.stat()
+    return hashlib.sha256(f"{path.resolve()}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
+
+
 def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """SHA-256 of named tensors: names and bits, in order."""
     digest = hashlib.sha256()

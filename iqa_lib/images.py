@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from iqa_lib.files import atomic, cache_dir, file_key
+
 
 def read_image(path: Path | str) -> Tensor:
     """Decode an image file, upright as its EXIF orientation says.
@@ -36,6 +38,15 @@ def read_image(path: Path | str) -> Tensor:
         raise ValueError(f"{path}: partly transparent, wanted opaque RGB: lay it over a background first")
     pixels = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # (3, H, W)
+
+
+def read_kept(path: Path) -> Tensor:
+    """`read_image`, decoded once: the pixels are kept as an array in the cache folder and mapped from there."""
+    file = cache_dir() / "pixels" / f"{file_key(path)}.npy"
+    if not file.exists():
+        with atomic(file) as temporary:
+            np.save(temporary, read_image(path).numpy())
+    return torch.from_numpy(np.load(file, mmap_mode="c"))  # (3, H, W)
 
 
 def check_images(*images: Tensor, min_size: int = 1) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from iqa_lib.files import atomic
-from iqa_lib.images import check_images, read_image
+from iqa_lib.images import check_images, read_image, read_kept
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 9, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -212,3 +212,16 @@ def test_16_bit_colour_is_refused(tmp_path, channels):
 def test_empty_batch_is_a_value_error():
     with pytest.raises(ValueError, match="empty batch"):
         check_images(torch.rand(0, 3, 64, 64))
+
+
+def test_kept_pixels_are_the_images_and_are_decoded_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "a.png"
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(file)
+    wanted = read_image(file)
+    assert torch.equal(read_kept(file), wanted)
+    with monkeypatch.context() as patch:
+        patch.setattr("iqa_lib.images.read_image", lambda path: pytest.fail("decoded again"))
+        assert torch.equal(read_kept(file), wanted)
+    Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(file)
+    assert torch.equal(read_kept(file), torch.zeros(3, 5, 4, dtype=torch.uint8))

@@ -11,7 +11,15 @@ __all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "chec
 NAMES = ("demo", "clic", "bapps", "pieapp", "pipal", "kadid10k", "tid2013", "live", "csiq")
 
 
-def load(name: str, root: Path | str | None = None, *, split: str = "train", seed: int = 0, **options) -> IQADataset:
+def load(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    pixel_cache: bool = False,
+    **options,
+) -> IQADataset:
     """Load one side of a data set's split.
 
     Args:
@@ -19,6 +27,7 @@ def load(name: str, root: Path | str | None = None, *, split: str = "train", see
         root: The folder that the data set's archives were unpacked into; the demo set makes its own.
         split: `"train"`, `"test"` or what else the data set offers; `"all"` for every record.
         seed: Number of the split by reference, where the data set has no official one.
+        pixel_cache: Decode every image once and for all, see `IQADataset`.
         **options: The data set's own, see its module `iqa_lib.data.<name>`.
 
     Raises:
@@ -27,4 +36,6 @@ def load(name: str, root: Path | str | None = None, *, split: str = "train", see
     if name not in NAMES:
         raise DataError(f"data set {name!r} is unknown; wanted one of {', '.join(NAMES)}")
     module = import_module(f"iqa_lib.data.{name}")
-    return module.load(Path(root) if root else None, split=split, seed=seed, **options)
+    dataset = module.load(Path(root) if root else None, split=split, seed=seed, **options)
+    dataset.pixel_cache = pixel_cache
+    return dataset

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from iqa_lib.images import read_image
+from iqa_lib.images import read_image, read_kept
 
 
 class DataError(ValueError):
@@ -81,6 +81,10 @@ class IQADataset(Dataset):
         records: Pairs or triplets, not both.
         label: The label as it was downloaded.
 
+    Attributes:
+        pixel_cache: Decode every image once and keep its pixels (8 bits, uncompressed) in the cache folder. Otherwise
+            the references read last are kept in memory.
+
     Raises:
         DataError: There are no records.
     """
@@ -90,6 +94,7 @@ class IQADataset(Dataset):
             raise DataError(f"{name}: no record in split {split!r}: check the split's name and the data set's folder")
         self.name, self.split, self.label = name, split, label
         self.records = tuple(records)
+        self.pixel_cache = False
 
     def __len__(self) -> int:
         return len(self.records)
@@ -102,7 +107,10 @@ class IQADataset(Dataset):
         """Record `index` as uint8 images `(3, H, W)` and its float32 target."""
         record = self.records[index]
         reference, *others = record.images
-        images = _read_reference(reference), *(read_image(path) for path in others)
+        if self.pixel_cache:
+            images = tuple(read_kept(path) for path in record.images)
+        else:
+            images = _read_reference(reference), *(read_image(path) for path in others)
         if len({image.shape for image in images}) > 1:
             sizes = ", ".join(
                 f"{path.name} {i.shape[2]}x{i.shape[1]}" for path, i in zip(record.images, images, strict=True)
