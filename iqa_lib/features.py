@@ -1,12 +1,12 @@
 """Features of fixed windows, computed once: what turns training on top of a frozen trunk into minutes on a laptop."""
 
 import hashlib
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from iqa_lib.data.crops import Crops
@@ -25,7 +25,7 @@ class FixedFeatures(Dataset):
     Args:
         crops: Windows by a fixed protocol, without flips.
         model: Has `extract(images) -> list of maps` and a frozen `backbone`.
-        max_batch: Windows that go through the trunk at a time, but at least one image's.
+        max_batch: Windows that go through the trunk at a time.
 
     Raises:
         ValueError: The trunk is not frozen, or the windows are not fixed.
@@ -40,7 +40,8 @@ class FixedFeatures(Dataset):
             )
         self.crops, self.dataset = crops, crops.dataset
         paths = list(self.dataset.paths())
-        files = [self._folder(model) / f"{file_key(path)}.safetensors" for path in paths]
+        folder = self._folder(model)
+        files = [folder / f"{file_key(path)}.safetensors" for path in paths]
         self._compute(
             {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}, model, max_batch
         )
@@ -69,7 +70,9 @@ class FixedFeatures(Dataset):
     def _folder(self, model: nn.Module) -> Path:
         """The cache folder of this trunk under these windows."""
         seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
-        trunk = repr(model.backbone), tensors_sha256(model.backbone.state_dict().items())
+        backbone = model.backbone
+        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
+        trunk = type(model).__qualname__, repr(backbone), backbone.channels, backbone.strides, state
         return cache_dir() / "features" / hashlib.sha256(repr((seen, trunk)).encode()).hexdigest()[:16]
 
     @torch.inference_mode()
@@ -77,12 +80,21 @@ class FixedFeatures(Dataset):
         """Put the windows of the images through the trunk and keep each image's maps in its file."""
         device = best_device()
         model.to(device).eval()
-        size = max(1, max_batch // len(self.crops.cut(read_image(next(iter(missing)))))) if missing else 1
-        images = iter(progress(missing, "features of the frozen trunk"))
-        while group := list(islice(images, size)):
-            windows = [self.crops.cut(read_image(path)) for path in group]  # each (K, 3, h, w)
-            maps = [scale.cpu() for scale in model.extract(to_device(torch.cat(windows), device))]
-            parts = zip(*(scale.split([len(views) for views in windows]) for scale in maps), strict=True)
-            for path, scales in zip(group, parts, strict=True):
-                with atomic(missing[path]) as temporary:
-                    save_file({f"map{i}": scale.clone() for i, scale in enumerate(scales)}, temporary)
+        group = {}
+        for path in progress(missing, "features of the frozen trunk"):
+            windows = self.crops.cut(read_image(path))  # (K, 3, h, w)
+            if group and sum(map(len, group.values())) + len(windows) > max_batch:
+                self._keep(group, model, max_batch, device)
+                group = {}
+            group[missing[path]] = windows
+        if group:
+            self._keep(group, model, max_batch, device)
+
+    def _keep(self, group: dict[Path, Tensor], model: nn.Module, max_batch: int, device: torch.device) -> None:
+        batches = torch.cat(list(group.values())).split(max_batch)
+        parts = [[scale.cpu() for scale in model.extract(to_device(batch, device))] for batch in batches]
+        maps = [torch.cat(scale) for scale in zip(*parts, strict=True)]  # each (windows of the group, C, h, w)
+        shares = zip(*(scale.split([len(windows) for windows in group.values()]) for scale in maps), strict=True)
+        for file, scales in zip(group, shares, strict=True):
+            with atomic(file) as temporary:
+                save_file({f"map{i}": scale.clone() for i, scale in enumerate(scales)}, temporary)

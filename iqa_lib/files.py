@@ -9,6 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def repo_root() -> Path:
     """The checkout that holds `notebooks/`, `params/` and `outputs/`: every path of a run starts here.
@@ -41,16 +44,10 @@ def atomic(path: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def sha256(*paths: Path | str) -> str:

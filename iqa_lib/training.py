@@ -93,15 +93,23 @@ def fit(
         ValueError: An argument out of its range, or a data set smaller than one batch.
         FloatingPointError: The loss is not finite.
     """
-    (
-        _check(OPTIMIZERS, optimizer=optimizer),
-        _check(SCHEDULES, schedule=schedule),
-        _check(PRECISIONS, precision=precision),
+    _check(OPTIMIZERS, optimizer=optimizer)
+    _check(SCHEDULES, schedule=schedule)
+    _check(PRECISIONS, precision=precision)
+    _positive(
+        epochs=epochs,
+        batch_size=batch_size,
+        schedule_epochs=schedule_epochs,
+        accumulate=accumulate,
+        save_every=save_every,
+        tasks=len(tasks),
     )
+    if max_steps < 0:
+        raise ValueError(f"max_steps came as {max_steps}; wanted 0 (all) or more")
     folder, started = Path(folder), time.monotonic()
     if (folder / "fit.json").exists():
         return _load_finished(model, folder)
-    accelerator = Accelerator()
+    accelerator = Accelerator(mixed_precision="no")
     device = accelerator.device
     if batch_size % (accumulate * accelerator.num_processes):
         raise ValueError(
@@ -161,7 +169,7 @@ def fit(
 
 def best_device() -> torch.device:
     """The GPU of this process, else the CPU, as Accelerate sees it."""
-    return Accelerator().device
+    return Accelerator(mixed_precision="no").device
 
 
 def schedule_factor(schedule: str, step: int, total: int, period: int) -> float:
@@ -247,6 +255,12 @@ def _check(wanted: tuple[str, ...], **option: str) -> None:
             raise ValueError(f"{name} came as {value!r}; wanted one of {wanted}")
 
 
+def _positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} came as {value}; wanted at least 1")
+
+
 def _save(folder: Path, model: nn.Module, updater: torch.optim.Optimizer, history: list[dict], seconds: float) -> None:
     state = {"model": model.state_dict(), "optimizer": updater.state_dict(), "history": history, "seconds": seconds}
     with atomic(folder / "checkpoint.pt") as temporary:
@@ -270,11 +284,17 @@ def _finish(folder: Path, model: nn.Module, result: Fit) -> None:
         result.history.to_csv(temporary, index=False)
     with atomic(folder / "fit.json") as temporary:
         temporary.write_text(json.dumps({"steps": len(result.history), "seconds": round(result.seconds, 1)}))
-    for leftover in (folder / "checkpoint.pt", *folder.glob(".checkpoint-*"), *folder.glob(".model-*")):
+    _clean(folder)
+
+
+def _clean(folder: Path) -> None:
+    """Remove the checkpoint of a finished training, and what killed writes left."""
+    for leftover in (folder / "checkpoint.pt", *folder.glob(".*-*")):
         leftover.unlink(missing_ok=True)
 
 
 def _load_finished(model: nn.Module, folder: Path) -> Fit:
+    _clean(folder)
     load_weights(model, folder / "model.safetensors")
     model.eval()
     seconds = json.loads((folder / "fit.json").read_text())["seconds"]

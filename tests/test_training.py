@@ -63,9 +63,9 @@ class Records(Dataset):
 
 
 def triplets(number: int = 12, seed: int = 0) -> Records:
-    random = torch.Generator().manual_seed(seed)
-    images = torch.rand(3, number, 3, 12, 12, generator=random)
-    return Records(*images, torch.rand(number, generator=random))
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(3, number, 3, 12, 12, generator=generator)
+    return Records(*images, torch.rand(number, generator=generator))
 
 
 def train(folder, model=None, data=None, *, loss=preference_bce, **options):

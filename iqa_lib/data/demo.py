@@ -235,4 +235,4 @@ def _name(path: Path) -> str:
 
 
 def _rng(reference: str, *purpose: int) -> np.random.Generator:
-    return np.random.default_rng((zlib.crc32(reference.split("-")[0].encode()), *purpose))
+    return np.random.default_rng((zlib.crc32(reference.rsplit("-", 1)[0].encode()), *purpose))
