@@ -14,6 +14,7 @@ import timm
 import torch
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_attn
 from torch import Tensor, nn
 
@@ -21,6 +22,13 @@ from iqa_lib.files import sha256
 
 PACKAGED = "tf_efficientnet_lite0.in1k"
 """The one network whose ImageNet weights come with an installed package, so that it works without any download."""
+
+NORMS = {
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+"""Mean and standard deviation by which images are normalised, beside `"weights"`: those of the pretrained weights."""
 
 
 class WeightsError(RuntimeError):
@@ -47,17 +55,20 @@ class Weights:
 
 
 class Backbone(nn.Module):
-    """Feature maps of a pretrained CNN at chosen depths.
+    """Feature maps of a pretrained network at chosen depths.
 
     Args:
         name: Full timm tag.
-        taps: Indices into the network's stages (timm's `out_indices`), shallow to deep.
+        taps: Indices into the network's stages, or a ViT's blocks (timm's `out_indices`), shallow to deep.
         weights: `"auto"` (the local cache or the hub, then the packaged weights where there are some), `"hub"`,
             `"packaged"`, `"random"`, or the path of a state dict in timm's layout.
         frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`.
         se: Put squeeze-and-excitation into each bottleneck (Res2Net and ResNet families) before the residual sum, as a
             gate near one (sigmoid(4) = 0.982), so that plain pretrained weights keep their meaning.
         stem_pool: False drops the max-pool of a ResNet stem: strides 2, 4, 8, 16 and four times the work.
+        norm: `"weights"` (the statistics that the pretrained weights were trained with), or one of `NORMS`.
+        freeze_batchnorm: BatchNorm keeps its statistics and learns no scale and shift, while the rest trains.
+        **options: timm's own, such as `dynamic_img_size=True` for a ViT.
 
     Attributes:
         channels: Channels of each tap.
@@ -78,8 +89,13 @@ class Backbone(nn.Module):
         frozen: bool = False,
         se: bool = False,
         stem_pool: bool = True,
+        norm: str = "weights",
+        freeze_batchnorm: bool = False,
+        **options,
     ):
         super().__init__()
+        if norm != "weights" and norm not in NORMS:
+            raise ValueError(f"norm came as {norm!r}; wanted 'weights' or one of {', '.join(map(repr, NORMS))}")
         if se and not re.match(r"(res2net|resnet)(18|26|34|50|101|152)", name):
             raise ValueError(
                 f"backbone {name!r} came with se=True, which needs a Res2Net or ResNet trunk: give se=False"
@@ -89,7 +105,7 @@ class Backbone(nn.Module):
         if se and name.startswith("res2net"):
             scale = re.search(r"_(\d+)s\.", name)  # res2net50d and res2net101d have 4 without saying so
             block_args["block_args"]["scale"] = int(scale[1]) if scale else 4
-        options = dict(features_only=True, feature_cls="getter", out_indices=tuple(taps), **block_args)
+        options |= dict(features_only=True, feature_cls="getter", out_indices=tuple(taps), **block_args)
         net = timm.create_model(name, **options)
         if se:
             _open_se_gates(net.model)
@@ -101,23 +117,36 @@ class Backbone(nn.Module):
                 raise ValueError(f"backbone {name!r} has no max-pool in its stem: give stem_pool=True")
             net.model.maxpool = nn.Identity()
             self.strides = tuple(stride // 2 if stride > 2 else stride for stride in self.strides)  # 2: before the pool
-        self.net, self.frozen = net, frozen
+        self.net, self.frozen, self.freeze_batchnorm = net, frozen, freeze_batchnorm
         config = net.model.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"]).view(1, 3, 1, 1), persistent=False)
+        mean, std = (config["mean"], config["std"]) if norm == "weights" else NORMS[norm]
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.freeze(frozen)
 
     def freeze(self, frozen: bool = True) -> "Backbone":
         """Freeze or thaw: gradients, and whether BatchNorm follows `train()`."""
         self.frozen = frozen
         self.net.requires_grad_(not frozen)
+        if self.freeze_batchnorm:
+            for layer in self._batchnorms():
+                layer.requires_grad_(False)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
         if self.frozen:
             self.net.eval()
+        elif self.freeze_batchnorm:
+            for layer in self._batchnorms():
+                layer.eval()
         return self
+
+    def _batchnorms(self) -> list[nn.Module]:
+        return [layer for layer in self.net.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, strides={self.strides}"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images `(B, 3, H, W)` in [0, 1] to one map a tap, `(B, channels[i], H / strides[i], W / strides[i])`."""

@@ -70,9 +70,8 @@ class FixedFeatures(Dataset):
     def _folder(self, model: nn.Module) -> Path:
         """The cache folder of this trunk under these windows."""
         seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
-        backbone = model.backbone
-        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
-        trunk = type(model).__qualname__, repr(backbone), backbone.channels, backbone.strides, state
+        state = tensors_sha256((*model.backbone.state_dict().items(), *model.backbone.named_buffers()))
+        trunk = type(model).__qualname__, repr(model.backbone), state
         return cache_dir() / "features" / hashlib.sha256(repr((seen, trunk)).encode()).hexdigest()[:16]
 
     @torch.inference_mode()
