@@ -22,10 +22,10 @@ def records(table):
     return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=sorted(set(runs)), seed=SEEDS)
 
 
-def profile(wildcards):
-    """The scale's whole profile, where the row's file is not one itself."""
-    path = Path(f"params/{wildcards.notebook}/{SCALE}.yaml")
-    return [path] if path.exists() else []
+def parameters(wildcards):
+    """The scale's whole profile, the row, and what the row has of its own at this scale; those that there are."""
+    files = f"{SCALE}.yaml", f"{wildcards.row}.yaml", f"{SCALE}/{wildcards.row}.yaml"
+    return [path for file in files if (path := Path("params", wildcards.notebook, file)).exists()]
 
 
 rule all:
@@ -46,13 +46,12 @@ rule table:
 rule run:
     input:
         notebook="notebooks/{notebook}.ipynb",
-        profile=profile,
-        row="params/{notebook}/{row}.yaml",
+        parameters=parameters,
     output:
         record=f"outputs/{SCALE}/{{notebook}}/{{row}}/seed{{seed}}/run.json",
     params:
         executed=f"outputs/{SCALE}/{{notebook}}/{{row}}/seed{{seed}}/run.ipynb",
-    threads: 2
+    threads: 1
     shell:
-        "python -m iqa_lib.runs {wildcards.notebook} {params.executed} {input.profile} {input.row}"
+        "OMP_NUM_THREADS={threads} python -m iqa_lib.runs {wildcards.notebook} {params.executed} {input.parameters}"
         " --seed {wildcards.seed}"

@@ -154,6 +154,21 @@ class Backbone(nn.Module):
             return self.net((images - self.mean) / self.std)
 
 
+def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:
+    """Which of a timm network's stages have the given strides (in pixels): taps for `Backbone`.
+
+    Raises:
+        ValueError: The network is no full timm tag, or has no stage of such a stride.
+    """
+    _check_tag(network)
+    with torch.device("meta"):
+        info = timm.create_model(network, features_only=True, feature_cls="getter").feature_info
+    found = {stage: tap for tap, stage in enumerate(info.reduction())}
+    if missing := [stride for stride in strides if stride not in found]:
+        raise ValueError(f"backbone {network!r} has stages of strides {list(found)}; wanted {missing} too")
+    return tuple(found[stride] for stride in strides)
+
+
 def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
     """Find a network's weights by the policy that `Backbone` documents.
 
@@ -164,10 +179,7 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
         ValueError: The network is no full timm tag.
         WeightsError: They are not to be had; never falls back to random weights.
     """
-    if network not in timm.list_pretrained():
-        raise ValueError(
-            f"backbone {network!r} is no full timm tag; wanted one such as 'resnet50.a1_in1k' or {PACKAGED!r}"
-        )
+    _check_tag(network)
     if weights == "random":
         return None, Weights(network, "random")
     if weights == "packaged":
@@ -185,6 +197,13 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
             f"weights came as {str(weights)!r}, which is no file; wanted auto, hub, packaged, random or a path"
         )
     return _described(network, "file", file)
+
+
+def _check_tag(network: str) -> None:
+    if network not in timm.list_pretrained():
+        raise ValueError(
+            f"backbone {network!r} is no full timm tag; wanted one such as 'resnet50.a1_in1k' or {PACKAGED!r}"
+        )
 
 
 def packaged_file(network: str) -> Path:

@@ -177,9 +177,13 @@ def prefer(baseline: Baseline, reference: Tensor, a: Tensor, b: Tensor) -> Tenso
         `(B,)`: 1 where B is closer, 0 where A is, 0.5 where they tie. What a tie counts is chosen by
         `iqa_lib.metrics.two_afc_accuracy(ties=...)`: the CLIC rule takes it for A, BAPPS gives it half.
     """
-    score_a, score_b = baseline.score(reference, a), baseline.score(reference, b)
+    return preference(baseline, baseline.score(reference, a), baseline.score(reference, b))
+
+
+def preference(baseline: Baseline, score_a, score_b):
+    """What `prefer` returns, from the scores of A and of B: tensors or arrays `(B,)`."""
     b_is_closer = score_b > score_a if baseline.higher_is_better else score_b < score_a
-    return b_is_closer.float() + 0.5 * (score_a == score_b)
+    return 1.0 * b_is_closer + 0.5 * (score_a == score_b)
 
 
 def table() -> pd.DataFrame:

@@ -1,15 +1,23 @@
 """From a model and the windows of a data set to one prediction a record, and how well these agree with people."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
-from iqa_lib.baselines import Baseline, prefer
+from iqa_lib import baselines
+from iqa_lib.baselines import Baseline, preference
 from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.data.crops import Crops
 from iqa_lib.features import FixedFeatures
+from iqa_lib.files import atomic, cache_dir, file_key, sha256
 from iqa_lib.metrics import (
     Calibration,
     Estimate,
@@ -27,26 +35,47 @@ from iqa_lib.training import to_device
 __all__ = [
     "Calibration",
     "Estimate",
+    "baseline_scores",
     "calibration",
     "krocc",
     "logistic_fit",
     "look",
+    "mean_outputs",
+    "metric_scores",
     "plcc",
     "predict",
     "predict_baseline",
+    "prediction_table",
     "rmse",
     "srocc",
     "two_afc_accuracy",
+    "window_outputs",
 ]
+
+AVERAGES = ("probability", "logit")
 
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module, views: Crops | FixedFeatures, *, max_batch: int = 16, precision: str = "fp32"
+    model: nn.Module,
+    views: Crops | FixedFeatures,
+    *,
+    max_batch: int = 16,
+    precision: str = "fp32",
+    average: str = "probability",
 ) -> pd.DataFrame:
-    """Predict every record from all its windows.
+    """Predict every record from all its windows: `prediction_table` of `window_outputs`, see there."""
+    return prediction_table(
+        views.dataset, window_outputs(model, views, max_batch=max_batch, precision=precision), average=average
+    )
 
-    A pair's prediction is the mean score of its windows; a triplet's the mean probability that B is the closer one.
+
+@torch.inference_mode()
+def window_outputs(
+    model: nn.Module, views: Crops | FixedFeatures, *, max_batch: int = 16, precision: str = "fp32"
+) -> list[Tensor]:
+    """What a model gives for each window of each record.
+
     Each record stands for itself: its neighbours have no influence beyond the last float digits.
 
     Args:
@@ -56,46 +85,132 @@ def predict(
         precision: `"fp32"`, or `"bf16"` autocast.
 
     Returns:
-        One row a record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of
-        distortion, `target`, `prediction`.
+        One tensor `(windows,)` a record, in order: scores, or for triplets logits that B is the closer one.
     """
     model.eval()
     device = next(model.parameters()).device
-    records = views.dataset.records
-    totals, counts = torch.zeros(len(records)), torch.zeros(len(records))
-    triplets = isinstance(records[0], Triplet)
-    for owners, inputs in _batches(views, max_batch):
+    owners, outputs = [], []
+    for numbers, inputs in _batches(views, max_batch):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            output = model(*to_device(inputs, device)).float().cpu()
-        totals.index_add_(0, owners, output.sigmoid() if triplets else output)
-        counts.index_add_(0, owners, torch.ones(len(owners)))
-    rows = [_row(record) | {"target": record.target} for record in records]
-    return pd.DataFrame(rows).assign(prediction=(totals / counts).numpy())
+            outputs.append(model(*to_device(inputs, device)).float().cpu())
+        owners.append(numbers)
+    return list(torch.cat(outputs).split(torch.cat(owners).bincount(minlength=len(views)).tolist()))
+
+
+def mean_outputs(outputs: Sequence[Tensor], windows: int | None = None) -> Tensor:
+    """Each record's mean over its windows (or the first so many), `(records,)`, of what `window_outputs` gave."""
+    return torch.stack([output[:windows].mean() for output in outputs])
+
+
+def prediction_table(
+    dataset: IQADataset, outputs: Sequence[Tensor], *, average: str = "probability", windows: int | None = None
+) -> pd.DataFrame:
+    """One prediction a record from the outputs of its windows.
+
+    Args:
+        dataset: The records.
+        outputs: From `window_outputs`.
+        average: What a triplet's prediction is: `"probability"`, the mean of its windows' probabilities that B is the
+            closer one; or `"logit"`, the probability that belongs to their mean logit. A pair's is the mean score.
+        windows: Take the first so many windows only.
+
+    Returns:
+        One row a record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of
+        distortion, `target`, `prediction`, and for triplets `logit`, the mean logit.
+    """
+    if average not in AVERAGES:
+        raise ValueError(f"average came as {average!r}; wanted one of {AVERAGES}")
+    means = mean_outputs(outputs, windows)
+    rows = pd.DataFrame([_row(record) | {"target": record.target} for record in dataset.records])
+    if not isinstance(dataset.records[0], Triplet):
+        return rows.assign(prediction=means.numpy())
+    shares = torch.stack([output[:windows].sigmoid().mean() for output in outputs])
+    return rows.assign(
+        prediction=(shares if average == "probability" else means.sigmoid()).numpy(), logit=means.numpy()
+    )
 
 
 @torch.inference_mode()
-def look(model: nn.Module, dataset: IQADataset, index: int) -> tuple[list[Tensor], float, dict[str, Tensor]]:
-    """What a model makes of one record's whole images, with its maps.
+def look(
+    model: nn.Module, views: IQADataset | Crops, index: int, window: int = 0
+) -> tuple[list[Tensor], float, dict[str, Tensor]]:
+    """What a model makes of one record, with its maps: of the whole images of a data set, or of one window of `Crops`.
 
     Returns:
         The images `(3, H, W)` in [0, 1]; the score, or for triplets the probability that B is the closer one; the maps.
     """
     model.eval()
-    *images, _ = dataset[index]
+    if isinstance(views, Crops):
+        *cut, _ = views.all(index)
+        images, records = [image[window].float() / 255 for image in cut], views.dataset.records
+    else:
+        (*images, _), records = views[index], views.records
     output, maps = model(*to_device([i[None] for i in images], next(model.parameters()).device), return_maps=True)
-    value = output.sigmoid() if isinstance(dataset.records[0], Triplet) else output
+    value = output.sigmoid() if isinstance(records[0], Triplet) else output
     return images, value.item(), maps
 
 
-@torch.inference_mode()
 def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:
     """The table of `predict` for a baseline on whole images: its score, or for triplets 0, 1 or 0.5 (a tie)."""
-    values = []
-    for index in progress(range(len(dataset)), baseline.name):
-        *images, _ = (item[None] for item in dataset[index])
-        values.append(float(prefer(baseline, *images) if len(images) == 3 else baseline.score(*images)))
+    scores = baseline_scores(baseline, dataset)
+    values = preference(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0]
     rows = [_row(record) | {"target": record.target} for record in dataset.records]
     return pd.DataFrame(rows).assign(prediction=values)
+
+
+def metric_scores(metrics: Sequence[Baseline], dataset: IQADataset) -> Tensor:
+    """Several baselines' scores of triplets, `(records, metrics, 2)` of A and of B; infinities count as 100 (dB)."""
+    scores = [baseline_scores(metric, dataset).clip(-100, 100) for metric in metrics]
+    return torch.tensor(np.stack(scores, axis=1), dtype=torch.float32)
+
+
+@torch.inference_mode()
+def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
+    """A baseline's scores of whole images, each pair of pictures computed once and kept in the cache folder.
+
+    Kept a file a reference, under a key made of the metric, its library, its weights and our code that calls it; the
+    pictures go by their files' place, size and time.
+
+    Returns:
+        float64 `(records, 1)`; for triplets `(records, 2)`, of A and of B.
+    """
+    code = sha256(Path(baselines.__file__)), version(baseline.library), version("torch")
+    key = hashlib.sha256(repr((baseline.name, baseline.max_pixels, baseline.weights, code)).encode()).hexdigest()[:16]
+    keys = {path: file_key(path) for path in dataset.paths()}
+    of_reference: dict[Path, list[int]] = {}
+    for index, record in enumerate(dataset.records):
+        of_reference.setdefault(record.images[0], []).append(index)
+    folder = cache_dir() / "scores" / f"{baseline.name}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = np.empty((len(dataset), len(dataset.records[0].images) - 1))
+    for reference, indices in progress(of_reference.items(), baseline.name):
+        known = _kept_scores(baseline, dataset, indices, keys, folder / f"{keys[reference]}.json")
+        for index in indices:
+            scores[index] = [known[keys[path]] for path in _distorted(dataset, index)]
+    return scores
+
+
+def _kept_scores(
+    baseline: Baseline, dataset: IQADataset, indices: Sequence[int], keys: dict[Path, str], file: Path
+) -> dict[str, float]:
+    """A baseline's scores of one reference's distorted pictures by their keys: those kept in `file`, and the rest."""
+    with FileLock(file.with_suffix(".lock")):
+        known = json.loads(file.read_text()) if file.exists() else {}
+        wanted = {
+            keys[path]: (index, place) for index in indices for place, path in enumerate(_distorted(dataset, index))
+        }
+        missing = {name: where for name, where in wanted.items() if name not in known}
+        for name, (index, place) in missing.items():
+            reference, *distorted, _ = dataset[index]
+            known[name] = baseline.score(reference[None], distorted[place][None]).item()
+        if missing:
+            with atomic(file) as temporary:
+                temporary.write_text(json.dumps(known))
+    return known
+
+
+def _distorted(dataset: IQADataset, index: int) -> Sequence[Path]:
+    return dataset.records[index].images[1:]
 
 
 def _row(record: Pair | Triplet) -> dict:

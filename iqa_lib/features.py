@@ -5,15 +5,64 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from iqa_lib.data.base import IQADataset
 from iqa_lib.data.crops import Crops
 from iqa_lib.files import atomic, cache_dir, file_key, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 from iqa_lib.training import best_device, to_device
+
+
+class WithScores(Dataset):
+    """Views of a data set with one input more: other metrics' scores of each record.
+
+    Args:
+        views: `Crops` or `FixedFeatures`.
+        scores: A row a record, `(N, ...)`.
+    """
+
+    def __init__(self, views: Dataset, scores: Tensor):
+        if len(views) != len(scores):
+            raise ValueError(f"scores came for {len(scores)} records; wanted one row for each of {len(views)}")
+        self.views, self.dataset, self.scores = views, views.dataset, scores
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        *images, target = self.views[key]
+        return *images, self.scores[key[1]], target
+
+    def fingerprint(self) -> tuple:
+        return "scores", self.views.fingerprint(), tensors_sha256([("scores", self.scores)])
+
+
+class Vectors(Dataset):
+    """One vector a record, all that a small network on top of a frozen one needs to see.
+
+    Args:
+        dataset: The records, with their targets.
+        values: A row a record, `(N, D)`.
+    """
+
+    def __init__(self, dataset: IQADataset, values: Tensor):
+        if len(dataset) != len(values):
+            raise ValueError(f"vectors came for {len(values)} records; wanted one for each of {len(dataset)}")
+        self.dataset, self.values = dataset, values
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        return self.values[key[1]], torch.tensor(self.dataset.records[key[1]].target, dtype=torch.float32)
+
+    def fingerprint(self) -> tuple:
+        return "vectors", self.dataset.fingerprint(), tensors_sha256([("values", self.values)])
 
 
 class FixedFeatures(Dataset):
@@ -23,7 +72,7 @@ class FixedFeatures(Dataset):
     cache folder, a file an image, under a key made of the trunk's weights and the windows.
 
     Args:
-        crops: Windows by a fixed protocol, without flips.
+        crops: Windows by a fixed protocol, neither flipped nor turned.
         model: Has `extract(images) -> list of maps` and a frozen `backbone`.
         max_batch: Windows that go through the trunk at a time.
 
@@ -34,17 +83,19 @@ class FixedFeatures(Dataset):
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
         if not model.backbone.frozen:
             raise ValueError("features can be kept only of a frozen trunk: freeze it, or train from the images")
-        if crops.protocol == "random" or crops.flip:
+        if crops.protocol == "random" or crops.flip or crops.turn:
             raise ValueError(
-                f"features can be kept only of fixed windows; came protocol {crops.protocol!r}, flip {crops.flip}"
+                f"features can be kept only of fixed windows; came protocol {crops.protocol!r}, flip {crops.flip}, "
+                f"turn {crops.turn}"
             )
         self.crops, self.dataset = crops, crops.dataset
         paths = list(self.dataset.paths())
         folder = self._folder(model)
         files = [folder / f"{file_key(path)}.safetensors" for path in paths]
-        self._compute(
-            {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}, model, max_batch
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            missing = {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}
+            self._compute(missing, model, max_batch)
         kept = [load_file(file) for file in progress(files, "reading features")]
         self.maps = [
             torch.cat([maps[f"map{i}"] for maps in kept]) for i in range(len(kept[0]))
@@ -58,8 +109,12 @@ class FixedFeatures(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         epoch, index = key
         *images, target = self.all(index)
-        window = self.crops.draw(epoch, index).integers(len(images[0][0]))
+        picked = self.crops.pick(self.crops.draw(epoch, index), len(images[0][0]))
+        window = picked if self.crops.draws else picked[0]
         return *([scale[window] for scale in image] for image in images), target
+
+    def fingerprint(self) -> tuple:
+        return "features", self.crops.fingerprint()
 
     def all(self, index: int) -> tuple:
         """Every window of record `index`: a list of maps `(K, C, h, w)` for each image, and the target `()`."""

@@ -14,6 +14,19 @@ def preference_bce(logit: Tensor, p_b: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, p_b)
 
 
+def preference_lsgan(logit: Tensor, p_b: Tensor) -> Tensor:
+    """Squared error of the raw output, no sigmoid (IQA-TMFM, Table 2's "Ours (MSE)"): `mean((logit - y)^2)`.
+
+    A network trained so gives about 0 for A and 1 for B: B is its answer above 0.5. The released code asks for
+    `sigmoid(logit) > 0.5`, which nearly every such output passes.
+
+    Args:
+        logit: Raw output of the network, `(B,)`.
+        p_b: Label, 1 where B is the closer one, `(B,)`.
+    """
+    return F.mse_loss(logit, p_b)
+
+
 def preference_mse(logit: Tensor, p_b: Tensor) -> Tensor:
     """Squared error of the probability (PRFNet, eq. 6): `mean((q - q_hat)^2)` with `q_hat = sigmoid(logit)`.
 

@@ -89,19 +89,57 @@ def gates(images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = "gat
     return _done(figure)
 
 
-def differences(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Figure:
-    """Mean over channels of the learnt differences to the reference, per scale; A and B share a scale's colours."""
-    figure, axes = _grid(2, 5, 2.1, 1.75)
+def differences(
+    images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = "difference", symbol: str = "d"
+) -> Figure:
+    """Mean over channels of the size of learnt differences to the reference; A and B share a scale's colours.
+
+    Args:
+        images: Reference, A and B, `(3, H, W)` in [0, 1].
+        maps: Of the one triplet, from `model(..., return_maps=True)`: `<name>_a_<scale>` and `<name>_b_<scale>`.
+        name: What the maps' names begin with.
+        symbol: What the figure calls them.
+    """
+    scales = [key.removeprefix(f"{name}_a_") for key in maps if key.startswith(f"{name}_a_")]
+    figure, axes = _grid(2, len(scales) + 1, 2.1, 1.75)
     for row, label, image in zip(axes, "ab", images[1:], strict=True):
         _show(row[0], image)
         row[0].set_title(f"image {label.upper()}", fontsize=8)
-        for i in range(1, 5):
-            row[i].imshow(_difference(maps, label, i), cmap="viridis", **_shared(maps, i))
-            row[i].set_title(f"$|d_{label.upper()}|$ scale {i}", fontsize=8)
-    for i in range(1, 5):
-        bar = figure.colorbar(axes[0, i].images[-1], ax=axes[:, i], shrink=0.8)
+        for axis, scale in zip(row[1:], scales, strict=True):
+            both = torch.stack([maps[f"{name}_{x}_{scale}"][0].float().abs().mean(0).cpu() for x in "ab"])
+            axis.imshow(both["ab".index(label)], cmap="viridis", vmin=0.0, vmax=float(both.max()))
+            axis.set_title(f"$|{symbol}_{label.upper()}|$ scale {scale}", fontsize=8)
+    for column in axes.T[1:]:
+        bar = figure.colorbar(column[0].images[-1], ax=column, shrink=0.8)
         bar.ax.tick_params(labelsize=6)
-    bar.set_label("mean over channels (0: like the reference)", fontsize=7)
+    bar.set_label("mean over channels", fontsize=7)
+    return _done(figure)
+
+
+def attention(images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = "attention_") -> Figure:
+    """Where each head of each scale looks, over the picture: one row a scale.
+
+    Args:
+        images: `(3, H, W)` in [0, 1]; one a scale is shown beside, in order: reference, A, B.
+        maps: Of one record, from `model(..., return_maps=True)`: `<name><scale>` `(1, heads, h, w)`.
+        name: What the maps' names begin with.
+    """
+    scales = [key for key in maps if key.startswith(name)]
+    heads = maps[scales[0]].shape[1]
+    figure, axes = _grid(len(scales), heads + 1, 1.75, 1.7)
+    for row, key, label, image in zip(axes, scales, ("A", "B"), images[1:], strict=False):
+        _show(row[0], image)
+        row[0].set_title(f"image {label}", fontsize=8)
+        weights = maps[key][0].float().cpu()
+        for head, axis in enumerate(row[1:]):
+            relative = weights[head] * weights[head].numel()
+            _show(axis, image.mean(0, keepdim=True).expand(3, -1, -1))
+            extent = (-0.5, image.shape[2] - 0.5, image.shape[1] - 0.5, -0.5)
+            axis.imshow(relative, alpha=0.65, cmap="magma", vmin=0, extent=extent)
+            axis.set_title(f"scale {key.removeprefix(name)}, head {head + 1}", fontsize=8)
+            bar = figure.colorbar(axis.images[-1], ax=axis, shrink=0.75)
+            bar.ax.tick_params(labelsize=6)
+    figure.suptitle("attention to each position (1: as if all were looked at alike)", fontsize=9)
     return _done(figure)
 
 
@@ -112,7 +150,10 @@ def training(steps: Mapping[str, Fit], window: int = 15) -> Figure:
         history = step.history
         axis.plot(history.step, history.loss, color="0.75", linewidth=0.8, label="each step")
         axis.plot(history.step, history.loss.rolling(window, min_periods=1).mean(), label=f"mean of {window}")
-        for drop in history.step[history.lr < history.lr.shift() * 0.5]:
+        if "selection" in history:
+            chosen = history.dropna(subset="selection")
+            axis.plot(chosen.step, chosen.selection, "o-", color="C1", markersize=3, label="held out")
+        for drop in history.step[history.lr < history.lr.shift() * 0.2]:
             axis.axvline(drop, color="0.5", linestyle=":", linewidth=0.8)
         axis.set(title=name, xlabel="step", ylabel="loss (lower is better)")
         axis.legend(frameon=False, fontsize=7)
@@ -134,6 +175,66 @@ def metrics(estimates: Mapping[str, Estimate], title: str, xlabel: str, chance: 
         axis.annotate("chance", (chance, -0.6), (3, 0), textcoords="offset points", fontsize=7, color="0.4")
     axis.set(title=title, xlabel=xlabel, ylim=(len(estimates) - 0.4, -0.9))
     axis.set_yticks(range(len(estimates)), list(estimates))
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def accuracy_by_windows(estimates: Mapping[int, Estimate]) -> Figure:
+    """2AFC accuracy against the number of windows that a triplet is judged by, with 95 % intervals."""
+    counts = list(estimates)
+    figure, axis = plt.subplots(figsize=(4.2, 2.6), layout="constrained")
+    axis.fill_between(counts, *zip(*((e.low, e.high) for e in estimates.values()), strict=True), alpha=0.2)
+    axis.plot(counts, [estimate.value for estimate in estimates.values()], "o-", markersize=4)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.set(title="accuracy by windows a triplet (band: 95 %)", xlabel="windows", ylabel="accuracy (higher is better)")
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def outputs_by_label(outputs: np.ndarray, targets: np.ndarray, decisions: Mapping[str, float]) -> Figure:
+    """How a network's raw outputs are spread for either answer of people, with the thresholds of decision rules."""
+    figure, axis = plt.subplots(figsize=(4.6, 2.6), layout="constrained")
+    answer = np.where(np.asarray(targets) > 0.5, "B closer", "A closer")
+    sns.histplot(x=outputs, hue=answer, hue_order=["A closer", "B closer"], bins=30, element="step", ax=axis)
+    for (name, threshold), style in zip(decisions.items(), ("--", ":"), strict=False):
+        axis.axvline(threshold, color="0.2", linestyle=style, linewidth=1)
+        axis.annotate(
+            name,
+            (threshold, 0.97),
+            (3, 0),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            fontsize=7,
+            va="top",
+        )
+    axis.set(title="raw outputs by people's answer", xlabel="output (B closer: higher)", ylabel="triplets")
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def fusion(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
+    """What a fusion changes: each triplet's probability before and after it, coloured by people's answer."""
+    answer = np.where(before.target > 0.5, "B closer", "A closer")
+    figure, axis = plt.subplots(figsize=(3.9, 3.6), layout="constrained")
+    axis.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8)
+    axis.axvline(0.5, color="0.8", linewidth=0.8)
+    axis.axhline(0.5, color="0.8", linewidth=0.8)
+    sns.scatterplot(
+        x=before.prediction,
+        y=after.prediction,
+        hue=answer,
+        hue_order=["A closer", "B closer"],
+        s=12,
+        alpha=0.7,
+        linewidth=0,
+        ax=axis,
+    )
+    right = [(table.prediction > 0.5) == (table.target > 0.5) for table in (before, after)]
+    gained, lost = (right[1] & ~right[0]).sum(), (right[0] & ~right[1]).sum()
+    axis.set(title=f"fusion mends {gained} answers and spoils {lost} of {len(before)}", xlim=(0, 1), ylim=(0, 1))
+    axis.set(xlabel="P(B closer), network alone", ylabel="P(B closer), fused")
+    axis.legend(title="people", frameon=False, fontsize=7, title_fontsize=7)
     sns.despine(ax=axis)
     return _done(figure)
 
@@ -288,12 +389,3 @@ def _done(figure: Figure) -> Figure:
 
 def _show(axis: Axes, image: Tensor) -> None:
     axis.imshow(image.permute(1, 2, 0).cpu().numpy())
-
-
-def _difference(maps: Mapping[str, Tensor], label: str, scale: int) -> Tensor:
-    return maps[f"difference_{label}_{scale}"][0].float().mean(0).cpu()
-
-
-def _shared(maps: Mapping[str, Tensor], scale: int) -> dict[str, float]:
-    both = torch.stack([_difference(maps, label, scale) for label in "ab"])
-    return {"vmin": 0.0, "vmax": float(both.max())}

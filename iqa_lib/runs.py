@@ -24,6 +24,7 @@ import pandas as pd
 import papermill
 import torch
 import yaml
+from filelock import FileLock
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -128,26 +129,39 @@ class Run:
     steps: dict[str, Fit] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
-    def fit(self, name: str, model: nn.Module, tasks: list[Task], *, note: str = "", **options) -> Fit:
+    def fit(
+        self,
+        name: str,
+        model: nn.Module,
+        tasks: list[Task],
+        *,
+        select: Task | None = None,
+        note: str = "",
+        **options,
+    ) -> Fit:
         """`iqa_lib.training.fit` in a folder that runs of the same beginning share.
 
         The folder's name is a hash of all that decides the outcome: the model as it is now, the data, the options and
-        this package's code. So a stage that another run has finished is loaded, one that was killed goes on, and
-        nothing stale is ever taken up.
+        this package's code. So a stage that another run has finished is loaded, one that another is training is waited
+        for, one that was killed goes on, and nothing stale is ever taken up.
 
         Args:
             name: Of the step, such as `"step 1"`.
             model: See `iqa_lib.training.fit`.
             tasks: See there.
+            select: See there.
             note: Printed first if the step is not finished yet.
             **options: See there.
         """
-        key = hashlib.sha256(repr((_model_key(model), [_task_key(task) for task in tasks], options)).encode())
+        keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
+        key = hashlib.sha256(repr((_model_key(model), keys, bool(select), options)).encode())
         key.update(f"{self.parameters['seed']}{code_fingerprint()}".encode())
         folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key.hexdigest()[:12]}"
         if note and not (folder / "fit.json").exists():
             print(note)
-        result = fit(model, tasks, folder=folder, seed=self.parameters["seed"], name=name, **options)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            result = fit(model, tasks, folder=folder, seed=self.parameters["seed"], select=select, name=name, **options)
         how = "finished weights loaded" if result.loaded else "trained"
         where = folder.relative_to(repo_root())
         print(f"{name}: {how}, {len(result.history)} steps, {result.seconds:.0f} s of training ({where})")
@@ -292,9 +306,7 @@ def _model_key(model: nn.Module) -> str:
 
 
 def _task_key(task: Task) -> tuple:
-    views = getattr(task.data, "crops", task.data)
-    seen = {name: value for name, value in vars(views).items() if name != "dataset"}
-    return type(task.data).__name__, sorted(seen.items()), views.dataset.fingerprint(), inspect.getsource(task.loss)
+    return task.data.fingerprint(), inspect.getsource(task.loss)
 
 
 def _described(dataset: IQADataset) -> dict[str, object]:

@@ -41,7 +41,8 @@ def results(table: dict, scale: str) -> pd.DataFrame:
     lines = []
     for row in table["rows"]:
         found = records(scale, row["run"])
-        lines += [_line(row, record, table["metric"]) for record in found] or [_line(row, None, table["metric"])]
+        metric = row.get("metric", table["metric"])
+        lines += [_line(row, record, metric) for record in found] or [_line(row, None, metric)]
     return pd.DataFrame(lines)
 
 
@@ -174,7 +175,6 @@ def _line(row: dict, record: dict | None, metric: str) -> dict:
     if record is None:
         return line | {"ours": None, "interval": "not run", "low": None, "high": None}
     found, test = record["metrics"][metric], record["data"]["test"]
-    weights = record["weights"]
     return line | {
         "ours": found["value"],
         "interval": f"[{found['low']:.3f}, {found['high']:.3f}]",
@@ -183,12 +183,18 @@ def _line(row: dict, record: dict | None, metric: str) -> dict:
         "n": found["n"],
         "references": found["references"],
         "data set": f"{test['name']} ({test['label']})",
-        "weights": f"{weights['network']}, {weights['source']} {weights['sha256'][:8]}".strip(),
+        "weights": _weights(record["weights"]),
         "seed": record["parameters"]["seed"],
         "seconds": record["seconds"],
         "commit": (record["commit"] or "")[:8] + (" dirty" if record["dirty"] else ""),
         "run": row["run"],
     }
+
+
+def _weights(weights: dict) -> str:
+    """Which weights a record's numbers were made with, of one network or of several by name."""
+    found = [weights] if "network" in weights else weights.values()
+    return "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in found)
 
 
 def _labels(lines: pd.DataFrame) -> list[str]:

@@ -21,7 +21,7 @@ from iqa_lib.files import atomic
 from iqa_lib.progress import progress
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "cosine_epoch")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -61,6 +61,7 @@ def fit(
     workers: int = 0,
     save_every: int = 200,
     max_steps: int = 0,
+    select: Task | None = None,
     name: str = "training",
 ) -> Fit:
     """Train what requires a gradient in `model`, and leave it in eval mode with the weights of the last step.
@@ -79,7 +80,8 @@ def fit(
         optimizer: `"sgd"`, `"adam"` or `"adamw"`.
         momentum: For SGD.
         weight_decay: For all three.
-        schedule: `"constant"`; `"step"`: a tenth after each `schedule_epochs`; `"cosine"`: to zero at the end, by step.
+        schedule: `"constant"`; `"step"`: a tenth after each `schedule_epochs`; `"cosine"`: to zero at the end, by step;
+            `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch.
         schedule_epochs: See `schedule`.
         precision: `"fp32"`, or `"bf16"` autocast.
         accumulate: Parts that a batch is computed in, to save memory.
@@ -87,6 +89,8 @@ def fit(
         workers: Processes that read ahead.
         save_every: Steps between checkpoints.
         max_steps: Stop after so many steps; 0 for all.
+        select: Keep the weights of the epoch after which this task's loss, over all its data at once, was lowest,
+            instead of the last. The history tells it as `selection`.
         name: Beside the progress bar.
 
     Raises:
@@ -126,6 +130,8 @@ def fit(
     shares = dict(batch_size=batch_size, accumulate=accumulate, seed=seed, first=first, total=total)
     streams = [iter(_loader(task.data, workers, accelerator, **shares)) for task in tasks]
 
+    best = min((row["selection"] for row in history if "selection" in row), default=math.inf)
+
     def add_gradients(step: int) -> float:
         loss = 0.0
         for part in range(1, accumulate + 1):
@@ -149,7 +155,7 @@ def fit(
     bar = progress(range(first, total), name, initial=first, total=total)
     for step in bar:
         torch.manual_seed(seed * 1_000_003 + step)
-        rate = lr * schedule_factor(schedule, step, total, steps_per_epoch * schedule_epochs)
+        rate = lr * schedule_factor(schedule, step, total, steps_per_epoch * schedule_epochs, steps_per_epoch)
         for group in updater.param_groups:
             group["lr"] = rate
         loss = add_gradients(step)
@@ -157,9 +163,17 @@ def fit(
         updater.zero_grad(set_to_none=True)
         history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch, "lr": rate, "loss": loss})
         bar.set_postfix(loss=f"{loss:.4f}")
+        if select and ((step + 1) % steps_per_epoch == 0 or step + 1 == total):
+            history[-1]["selection"] = _loss_over_all(model, select, batch_size, workers, device, precision)
+            if history[-1]["selection"] < best and accelerator.is_main_process:
+                save_weights(model, folder / "best.safetensors")
+            best = min(best, history[-1]["selection"])
         if (step + 1) % save_every == 0 and step + 1 < total and accelerator.is_main_process:
             _save(folder, model, updater, history, spent + time.monotonic() - started)
     model.eval()
+    if select:
+        accelerator.wait_for_everyone()
+        load_weights(model, folder / "best.safetensors")
     result = Fit(pd.DataFrame(history), spent + time.monotonic() - started, loaded=False)
     if accelerator.is_main_process:
         _finish(folder, model, result)
@@ -172,12 +186,14 @@ def best_device() -> torch.device:
     return Accelerator(mixed_precision="no").device
 
 
-def schedule_factor(schedule: str, step: int, total: int, period: int) -> float:
-    """What the learning rate is multiplied with at `step` of `total`; `period` in steps, for `"step"`."""
+def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per_epoch: int = 1) -> float:
+    """What the learning rate is multiplied with at `step` of `total`; `period` is `schedule_epochs` in steps."""
     if schedule == "step":
         return 0.1 ** (step // period)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / total))
+    if schedule == "cosine_epoch":
+        return 0.5 * (1 + math.cos(math.pi * (step - step % steps_per_epoch) / period))
     return 1.0
 
 
@@ -231,6 +247,22 @@ def _loader(data: Dataset, workers: int, accelerator: Accelerator, **batches) ->
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
     )
+
+
+@torch.no_grad()
+def _loss_over_all(
+    model: nn.Module, task: Task, batch_size: int, workers: int, device: torch.device, precision: str
+) -> float:
+    """A task's loss over all its data at once, in eval mode."""
+    keys = [(0, index) for index in range(len(task.data))]
+    outputs, targets = [], []
+    model.eval()
+    for *inputs, target in DataLoader(task.data, batch_size, sampler=keys, num_workers=workers):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            outputs.append(model(*to_device(inputs, device)).float().cpu())
+        targets.append(target)
+    model.train()
+    return task.loss(torch.cat(outputs), torch.cat(targets)).item()
 
 
 def to_device(item: Tensor | list, device: torch.device) -> Tensor | list:
@@ -289,7 +321,7 @@ def _finish(folder: Path, model: nn.Module, result: Fit) -> None:
 
 def _clean(folder: Path) -> None:
     """Remove the checkpoint of a finished training, and what killed writes left."""
-    for leftover in (folder / "checkpoint.pt", *folder.glob(".*-*")):
+    for leftover in (folder / "checkpoint.pt", folder / "best.safetensors", *folder.glob(".*-*")):
         leftover.unlink(missing_ok=True)
 
 

@@ -22,6 +22,7 @@ from iqa_lib.training import Task
 ROOT = runs.repo_root()
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-6]*.ipynb"))
 ROWS = sorted(path for path in (ROOT / "params").glob("*/*.yaml"))
+AT_A_SCALE = sorted(path for path in (ROOT / "params").glob("*/*/*.yaml"))
 
 
 class Noise(torch.utils.data.Dataset):
@@ -37,6 +38,9 @@ class Noise(torch.utils.data.Dataset):
 
     def __getitem__(self, key):
         return torch.full((3,), float(key[1])), torch.tensor(float(key[1] % 2))
+
+    def fingerprint(self):
+        return self.dataset.fingerprint()
 
 
 @pytest.fixture
@@ -56,6 +60,14 @@ def test_every_parameter_is_annotated_has_a_default_of_its_type_and_a_help_text(
         assert len(parameter.help) > 5, parameter.name
 
 
+@pytest.mark.parametrize("file", AT_A_SCALE, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
+def test_what_a_row_has_of_its_own_at_a_scale_goes_with_a_row(file):
+    values, row = runs.read_parameters(file), file.parents[1] / file.name
+    runs.validate(file.parents[1].name, runs.read_parameters(row, file))
+    assert file.parent.name in ("demo", "paper")
+    assert values["row"] == file.stem
+
+
 @pytest.mark.parametrize("file", ROWS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_parameter_file_is_valid_and_tells_its_command(file):
     values = runs.read_parameters(file)
@@ -68,7 +80,7 @@ def test_every_parameter_file_is_valid_and_tells_its_command(file):
 def test_rows_hold_only_what_differs_from_the_notebook():
     for file in ROWS:
         values = runs.read_parameters(file)
-        if "scale" not in values:
+        if "scale" not in values and file.stem != "official_code":
             assert len(values) <= 5, file
 
 
@@ -222,7 +234,7 @@ def test_every_row_of_every_table_has_its_file_and_every_file_its_row():
     parts = [part for table in specified.values() for part in table.get("rows", []) + table.get("columns", [])]
     wanted = {part["run"] for part in parts if "run" in part}
     files = {f"{file.parent.name}/{file.stem}" for file in ROWS}
-    profiles = {name for name in files if name.endswith(("/demo", "/paper"))}
+    profiles = {name for name in files if name.endswith(("/demo", "/paper", "/official_code"))}
     assert wanted <= files
     assert files - profiles <= wanted
 

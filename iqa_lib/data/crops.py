@@ -57,7 +57,7 @@ def windows(protocol: str, height: int, width: int, size: int, count: int = 0, s
 class Crops(Dataset):
     """A data set's records, seen through windows.
 
-    `crops[epoch, index]` draws one window for training: from everywhere under protocol `"random"`, else out of the
+    `crops[epoch, index]` draws a window for training: from everywhere under protocol `"random"`, else out of the
     protocol's. The draw depends on seed, epoch and index alone, so it does not matter who asks when.
     `crops.all(index)` gives every window of the protocol, for evaluation.
 
@@ -67,7 +67,10 @@ class Crops(Dataset):
         size: Side of a window in pixels.
         count: Number of windows.
         seed: For the draws.
+        draws: 0: a training step sees one window, `(3, size, size)` an image; otherwise so many different ones,
+            `(draws, 3, size, size)`.
         flip: Mirror left and right with probability one half in training, all images of a record alike.
+        turn: Turn by 0, 90, 180 or 270 degrees in training, all images of a record alike.
         enlarge: Bring images whose short side is below `size` up to it, bilinearly; otherwise they are an error.
     """
 
@@ -79,13 +82,17 @@ class Crops(Dataset):
         *,
         count: int = 1,
         seed: int = 0,
+        draws: int = 0,
         flip: bool = False,
+        turn: bool = False,
         enlarge: bool = False,
     ):
         if protocol not in PROTOCOLS:
             raise ValueError(f"crop protocol came as {protocol!r}; wanted one of {PROTOCOLS}")
+        if turn and protocol == "whole":
+            raise ValueError("turn=True came with whole images, which need not be square: give a protocol of windows")
         self.dataset, self.protocol, self.size, self.count = dataset, protocol, size, count
-        self.seed, self.flip, self.enlarge = seed, flip, enlarge
+        self.seed, self.draws, self.flip, self.turn, self.enlarge = seed, draws, flip, turn, enlarge
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -94,12 +101,27 @@ class Crops(Dataset):
         epoch, index = key
         *images, target = self.dataset.read(index)
         images, rng = [self._large_enough(image) for image in images], self.draw(epoch, index)
-        places = windows(self.protocol, *images[0].shape[1:], self.size, self.count, rng)
-        window = places[rng.integers(len(places))]
-        images = [self._cut(image, window) for image in images]
+        count = max(self.count, self.draws) if self.protocol == "random" else self.count
+        places = windows(self.protocol, *images[0].shape[1:], self.size, count, rng)
+        picked = self.pick(rng, len(places))
+        images = [torch.stack([self._cut(image, places[i]) for i in picked]) for image in images]  # (draws, 3, S, S)
         if self.flip and rng.random() < 0.5:
             images = [image.flip(-1) for image in images]
-        return *images, target
+        if self.turn:
+            quarters = int(rng.integers(4))
+            images = [image.rot90(quarters, (-2, -1)) for image in images]
+        return *(images if self.draws else [image[0] for image in images]), target
+
+    def pick(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Which of `count` windows a training step sees."""
+        if self.draws > count:
+            raise ValueError(f"draws came as {self.draws}, but protocol {self.protocol!r} has {count} windows an image")
+        return rng.permutation(count)[: self.draws].tolist() if self.draws else [int(rng.integers(count))]
+
+    def fingerprint(self) -> tuple:
+        """All that decides what these views show, but for the pixels."""
+        settings = {name: value for name, value in vars(self).items() if name != "dataset"}
+        return "crops", sorted(settings.items()), self.dataset.fingerprint()
 
     def draw(self, epoch: int, index: int) -> np.random.Generator:
         """The randomness of one record in one epoch."""

@@ -1,5 +1,6 @@
 """The papers' networks, one file a paper, in the paper's order."""
 
+from iqa_lib.models.iqa_tmfm import IQATMFM, FusedIQATMFM
 from iqa_lib.models.prfnet import PRFNet
 
-__all__ = ["PRFNet"]
+__all__ = ["IQATMFM", "FusedIQATMFM", "PRFNet"]

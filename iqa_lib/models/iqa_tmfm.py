@@ -1,0 +1,444 @@
+"""IQA-TMFM: which of two distorted pictures is closer to the reference, by transformers and a fusion of metrics.
+
+Paper: "Image Quality Assessment with Transformers and Multi-Metric Fusion Modules", CVPRW (CLIC) 2022. Code released
+by the authors: JiangWeibeta/IQA-TMFM, without weights. The file follows the paper: frozen features, nonlinear residual
+module (NRM), one encoder and decoder per scale, aggregation over windows, multi-metric fusion module (MFM).
+
+Where paper and released code differ, `preset` chooses:
+
+- decoder: the paper feeds it the reference's features, to stress the reference. The released code masks its
+  self-attention causally, and reads token 0 alone, which then sees nothing but itself: the reference stream has exactly
+  no influence, and 338,176 parameters never learn. `preset="paper"` has no mask, `"official_code"` the causal one.
+- fusion: absent from the released code. Its inputs, their order and standardisation are decided here (`FusedIQATMFM`).
+- the released code averages groups of 4 windows only; here any number.
+- images are normalised to [-1, 1] as in the code (the paper is silent), although the trunk was trained with ImageNet's
+  statistics; `norm="imagenet"` gives those.
+
+Only token 0 leaves the decoder, so its last layer computes no other: the same numbers for less.
+"""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iqa_lib.backbones import Backbone, taps_at
+from iqa_lib.checkpoints import load_complete, read_checkpoint
+from iqa_lib.cheng2020 import Cheng2020Anchor
+from iqa_lib.images import check_images
+
+PRESETS = ("paper", "official_code")
+RESIDUALS = ("nonlinear", "subtract")
+DECODER_MASKS = ("none", "causal")
+METRIC_INPUTS = ("pair", "difference")
+ACTIVATIONS = ("relu", "gelu")
+CODECS = tuple(f"cheng2020_anchor.q{quality}" for quality in range(1, 7))
+METRICS = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists", "psnr", "ms-ssim", "gmsd", "vifp")
+"""The metrics that Table 1 and the paper's figure name, as `iqa_lib.baselines` calls them: what the MFM takes."""
+
+
+class NonlinearResidual(nn.Module):
+    """How the features of a distorted picture differ from the reference's: `r_X = GELU(Conv1x1(cat[f_X, f_R]))`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, distorted: Tensor, reference: Tensor) -> Tensor:
+        return F.gelu(self.conv(torch.cat([distorted, reference], dim=1)))  # (B, C, h, w)
+
+
+class Subtraction(nn.Module):
+    """Table 2's "w/o NRM": `r_X = f_X - f_R`."""
+
+    def forward(self, distorted: Tensor, reference: Tensor) -> Tensor:
+        return distorted - reference
+
+
+class Attention(nn.Module):
+    """Multi-head attention `softmax(Q K^T / sqrt(head_dim)) V`, with dropout on its weights and on its output."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(dim, heads * head_dim) for _ in range(3))
+        self.out = nn.Linear(heads * head_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, tokens: Tensor, *, causal: bool = False) -> Tensor:
+        q, k, v = self._split(self.query(queries)), self._split(self.key(tokens)), self._split(self.value(tokens))
+        dropout = self.dropout.p if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)  # (B, heads, Q, head_dim)
+        return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # (B, Q, dim)
+
+    def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Where the queries look: `(B, heads, queries, tokens)`, each row sums to 1."""
+        q, k = self._split(self.query(queries)), self._split(self.key(tokens))
+        return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, heads, tokens, head_dim)
+
+
+class FeedForward(nn.Sequential):
+    def __init__(self, dim: int, hidden: int, dropout: float):
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim), nn.Dropout(dropout))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm: `x = LN(x + attention(x))`, `x = LN(x + FFN(x))`, with the code's epsilon of 0.01."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, dropout: float):
+        super().__init__()
+        self.attention = Attention(dim, heads, head_dim, dropout)
+        self.ffn = FeedForward(dim, hidden, dropout)
+        self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=1e-2) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.attention(x, x))
+        return self.norm2(x + self.ffn(x))  # (B, N + 1, dim)
+
+
+class DecoderLayer(nn.Module):
+    """Post-norm: self-attention, attention to the encoder's tokens, FFN."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, dropout: float, causal: bool):
+        super().__init__()
+        self.causal = causal
+        self.attention = Attention(dim, heads, head_dim, dropout)
+        self.cross = Attention(dim, heads, head_dim, dropout)
+        self.ffn = FeedForward(dim, hidden, dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-2) for _ in range(3))
+
+    def forward(self, x: Tensor, memory: Tensor, read: int | None) -> tuple[Tensor, Tensor]:
+        """The first `read` tokens of the layer's output (None: all), and those that asked the encoder's."""
+        queries = x[:, :read]
+        asking = self.norm1(queries + self.attention(queries, x, causal=self.causal))
+        x = self.norm2(asking + self.cross(asking, memory))
+        return self.norm3(x + self.ffn(x)), asking  # (B, read, dim) both
+
+
+class Tokens(nn.Module):
+    """A map as a sequence: 1x1 projection, class token in front, learnt positions, dropout."""
+
+    def __init__(self, channels: int, positions: int, dim: int, dropout: float):
+        super().__init__()
+        self.projection = nn.Conv2d(channels, dim, 1)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
+        self.positions = nn.Parameter(torch.randn(1, positions + 1, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.projection(x).flatten(2).transpose(1, 2)  # (B, h * w, dim)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
+        return self.dropout(x + self.positions)  # (B, h * w + 1, dim)
+
+
+class ScaleTransformer(nn.Module):
+    """One scale's transformer: encoder over the pair of residuals, decoder over the reference, logit from token 0."""
+
+    def __init__(
+        self,
+        channels: int,
+        positions: int,
+        *,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        causal: bool,
+    ):
+        super().__init__()
+        sizes = dim, heads, head_dim, hidden, dropout
+        self.residual_tokens = Tokens(2 * channels, positions, dim, dropout)
+        self.reference_tokens = Tokens(channels, positions, dim, dropout)
+        self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(layers))
+        self.decoder = nn.ModuleList(DecoderLayer(*sizes, causal) for _ in range(layers))
+        self.head = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, 1, bias=False))
+
+    def forward(self, residuals: Tensor, reference: Tensor, *, return_maps: bool = False):
+        memory = self.residual_tokens(residuals)
+        for layer in self.encoder:
+            memory = layer(memory)  # (B, N + 1, dim)
+        x = self.reference_tokens(reference)
+        for layer in self.decoder:
+            x, asking = layer(x, memory, read=1 if layer is self.decoder[-1] else None)
+        logit = self.head(x[:, 0]).squeeze(1)  # (B,)
+        if not return_maps:
+            return logit
+        attention = self.decoder[-1].cross.weights(asking, memory)[:, :, 0, 1:]  # (B, heads, N)
+        return logit, attention.unflatten(2, residuals.shape[-2:])
+
+
+class IQATMFM(nn.Module):
+    """The triplet network of the paper's first stage: everything but the fusion of metrics.
+
+    Args:
+        preset: `"paper"` or `"official_code"`, see the module's docstring.
+        backbone: Full timm tag, tapped at strides 8 and 16 and cut there, always frozen; or Table 2's
+            `"cheng2020_anchor.q6"`, the analysis transform of a learnt codec at quality 1 to 6.
+        weights: Of the backbone, see `iqa_lib.backbones.Backbone` and `iqa_lib.cheng2020.Cheng2020Anchor`.
+        norm: See `Backbone`; a codec takes [0, 1] as it is.
+        crop: Side of the square windows in pixels, a multiple of 16: it fixes the tables of positions.
+        residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
+        decoder_mask: `"none"` or `"causal"`; None leaves it to the preset.
+        dim: Width of the tokens.
+        heads: Of each attention.
+        head_dim: Width of a head.
+        hidden: Width of the feed-forward layers.
+        layers: Of encoder and of decoder.
+        dropout: Of embeddings, attention weights, attention and feed-forward outputs.
+
+    `model(reference, a, b)` takes windows `(B, 3, S, S)` in [0, 1], or `(B, n, 3, S, S)`: n windows of a triplet, whose
+    logits are averaged; or for each of the three what `extract` made of it. It returns the logit `(B,)` that **B** is
+    the closer one, the mean over windows and the two scales. With `return_maps=True` also a dict, each tensor with a
+    row a window: `attention_2x`, `attention_3x` `(B * n, heads, h, w)`, where the token that is read looks among the
+    pair's residuals (with the class token's own share the heads' weights sum to 1); `residual_a_2x` ... `residual_b_3x`
+    `(B * n, C, h, w)`; `logit_2x`, `logit_3x` `(B * n,)`.
+
+    Swapping A and B does not give the opposite logit exactly: the paper's network is not built symmetrically.
+
+    Raises:
+        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    """
+
+    scales = ("2x", "3x")
+
+    def __init__(
+        self,
+        *,
+        preset: str = "paper",
+        backbone: str = "convnext_tiny.fb_in1k",
+        weights: str = "auto",
+        norm: str = "half",
+        crop: int = 224,
+        residual: str = "nonlinear",
+        decoder_mask: str | None = None,
+        dim: int = 128,
+        heads: int = 4,
+        head_dim: int = 128,
+        hidden: int = 1024,
+        layers: int = 1,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        decoder_mask = decoder_mask or ("causal" if preset == "official_code" else "none")
+        _check(PRESETS, preset=preset)
+        _check(RESIDUALS, residual=residual)
+        _check(DECODER_MASKS, decoder_mask=decoder_mask)
+        if crop < 16 or crop % 16:
+            raise ValueError(f"crop came as {crop}; wanted a multiple of 16: the deepest map has stride 16")
+        self.crop = crop
+        if backbone in CODECS:
+            self.backbone = Cheng2020Anchor(quality=CODECS.index(backbone) + 1, weights=weights)
+        else:
+            taps = taps_at(backbone, (8, 16))
+            self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=True, norm=norm)
+        channels = self.backbone.channels
+        self.residual = nn.ModuleList(
+            NonlinearResidual(c) if residual == "nonlinear" else Subtraction() for c in channels
+        )
+        self.transformers = nn.ModuleList(
+            ScaleTransformer(
+                c,
+                (crop // stride) ** 2,
+                dim=dim,
+                heads=heads,
+                head_dim=head_dim,
+                hidden=hidden,
+                layers=layers,
+                dropout=dropout,
+                causal=decoder_mask == "causal",
+            )
+            for c, stride in zip(channels, self.backbone.strides, strict=True)
+        )
+
+    @property
+    def min_size(self) -> int:
+        return self.crop
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """The trunk's maps at strides 8 and 16 of windows `(B, 3, S, S)`."""
+        return self.backbone(images)
+
+    def forward(self, reference, a, b, *, return_maps: bool = False):
+        triplets = len(reference[0]) if isinstance(reference, list | tuple) else len(reference)
+        if isinstance(reference, Tensor):
+            reference, a, b = self._features(reference, a, b)
+        logits, maps = [], {}
+        for i, scale in enumerate(self.scales):
+            f_r, f_a, f_b = (picture[i].flatten(0, -4) for picture in (reference, a, b))  # (B * n, C, h, w)
+            r_a, r_b = self.residual[i](torch.cat([f_a, f_b]), torch.cat([f_r, f_r])).chunk(2)
+            logit = self.transformers[i](torch.cat([r_a, r_b], dim=1), f_r, return_maps=return_maps)
+            if return_maps:
+                logit, maps[f"attention_{scale}"] = logit
+                maps |= {f"residual_a_{scale}": r_a, f"residual_b_{scale}": r_b, f"logit_{scale}": logit}
+            logits.append(logit)
+        logit = torch.stack(logits).mean(0).view(triplets, -1).mean(1)  # (B,)
+        return (logit, maps) if return_maps else logit
+
+    def _features(self, *pictures: Tensor) -> list[list[Tensor]]:
+        """Each picture's maps; the three go through the trunk as one batch."""
+        windows = [picture.flatten(0, 1) if picture.ndim == 5 else picture for picture in pictures]
+        check_images(*windows)
+        if windows[0].shape[-2:] != (self.crop, self.crop):
+            height, width = windows[0].shape[-2:]
+            raise ValueError(
+                f"windows came {height}x{width}; this network was built for {self.crop}x{self.crop}: cut the images "
+                f"by iqa_lib.data.crops.Crops, or build it with another crop"
+            )
+        return list(zip(*(scale.chunk(3) for scale in self.extract(torch.cat(windows))), strict=True))
+
+    @classmethod
+    def from_author_checkpoint(cls, path: Path | str, **options) -> "IQATMFM":
+        """The network with the head that the authors' training code saved (`checkpoint_*.pth.tar`).
+
+        Args:
+            path: Their file, or a bare state dict saved by torch. The trunk is not in it.
+            **options: Of the constructor; to run it as the authors did, `preset="official_code"`.
+
+        Raises:
+            WeightsError: The file cannot be read, or lacks or misfits a tensor; the message names it.
+        """
+        model = cls(**options)
+        state = {
+            _own_key(key): tensor.squeeze(-1)
+            if tensor.ndim == 3 and ".pos_ffn." in key
+            else tensor  # their FFN is two Conv1d of width 1
+            for key, tensor in read_checkpoint(path, "state_dict").items()
+        }
+        load_complete(model, state, path, absent=("backbone.",))
+        return model
+
+
+class MetricFusion(nn.Module):
+    """The multi-metric fusion module: an MLP of seven hidden layers over the standardised logit and metrics.
+
+    Args:
+        inputs: Numbers that go in.
+        hidden: Widths of the hidden layers.
+        activation: `"relu"` or `"gelu"`.
+
+    `fusion(inputs)` takes `(B, inputs)` and returns the fused logit `(B,)` that B is the closer one.
+    """
+
+    def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (192, 64, 64, 32, 16, 8, 4), activation: str = "relu"):
+        super().__init__()
+        _check(ACTIVATIONS, activation=activation)
+        widths = inputs, *hidden
+        layers = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU() if activation == "relu" else nn.GELU()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("std", torch.ones(inputs))
+
+    def standardise_by(self, inputs: Tensor) -> None:
+        """Take mean and standard deviation from the training split's inputs `(N, inputs)`."""
+        self.mean.copy_(inputs.mean(0))
+        self.std.copy_(inputs.std(0).clamp(min=1e-6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.mlp((inputs - self.mean) / self.std).squeeze(1)
+
+
+class FusedIQATMFM(nn.Module):
+    """The whole IQA-TMFM: the triplet network, and the fusion of its logit with other metrics.
+
+    Args:
+        network: Trained in the first stage.
+        metrics: Number of metrics.
+        metric_input: `"pair"`: m(R, A) and m(R, B) of each; `"difference"`: m(R, B) - m(R, A).
+        activation: See `MetricFusion`.
+        freeze_network: Train the fusion alone.
+
+    `model(reference, a, b, metrics)` takes the pictures as `IQATMFM` does, and `metrics` `(B, m, 2)`: each metric's
+    score of A and of B in its own unit; it returns the fused logit `(B,)` that B is the closer one.
+    """
+
+    def __init__(
+        self,
+        network: IQATMFM,
+        metrics: int,
+        *,
+        metric_input: str = "pair",
+        activation: str = "relu",
+        freeze_network: bool = False,
+    ):
+        super().__init__()
+        _check(METRIC_INPUTS, metric_input=metric_input)
+        self.network, self.metric_input = network, metric_input
+        self.fusion = MetricFusion(1 + metrics * (2 if metric_input == "pair" else 1), activation=activation)
+        if freeze_network:
+            network.requires_grad_(False)
+
+    def inputs(self, logit: Tensor, metrics: Tensor) -> Tensor:
+        """The fusion's input `(B, 1 + 2 m)`, or `(B, 1 + m)`: the network's logit `(B,)`, then metrics `(B, m, 2)`."""
+        if self.metric_input == "difference":
+            metrics = metrics[..., 1] - metrics[..., 0]
+        return torch.cat([logit[:, None], metrics.flatten(1)], dim=1)
+
+    def forward(self, reference, a, b, metrics: Tensor) -> Tensor:
+        return self.fusion(self.inputs(self.network(reference, a, b), metrics))
+
+    @torch.no_grad()
+    def fuse(self, logit: Tensor, metrics: Tensor) -> Tensor:
+        """Fused logits `(N,)`, on the CPU, from logits `(N,)` that the network has given and metrics `(N, m, 2)`."""
+        return self.fusion(self.inputs(logit, metrics).to(self.fusion.mean.device)).cpu()
+
+
+def tree_fusion(inputs: Tensor, p_b: Tensor, *, seed: int = 0) -> HistGradientBoostingClassifier:
+    """The paper's other fuser, a decision tree (boosted here, since which one it was is not told).
+
+    Args:
+        inputs: `FusedIQATMFM.inputs` of the training split, `(N, inputs)`.
+        p_b: Labels `(N,)`; shares count as B from one half.
+        seed: Of the trees.
+
+    Returns:
+        A classifier; `predict_proba(inputs)[:, 1]` is the probability that B is the closer one.
+    """
+    return HistGradientBoostingClassifier(random_state=seed).fit(inputs.numpy(), (p_b >= 0.5).numpy())
+
+
+_AUTHOR_KEYS = (
+    (r"^res_conv(\d)x\.(\w+\.)?(weight|bias)$", r"residual.\1.conv.\3"),
+    (r"^discrinimator(\d)x\.", r"transformers.\1."),
+    (r"\.conv_enc\.", ".residual_tokens.projection."),
+    (r"\.conv_dec\.", ".reference_tokens.projection."),
+    (r"\.transformer\.encoder\.(cls_token|pos_embedding)", r".residual_tokens.\1"),
+    (r"\.transformer\.decoder\.(cls_token|pos_embedding)", r".reference_tokens.\1"),
+    (r"pos_embedding$", "positions"),
+    (r"\.transformer\.(encoder|decoder)\.layers\.", r".\1."),
+    (r"\.self_attn\.", ".attention."),
+    (r"\.dec_enc_attn\.", ".cross."),
+    (r"\.W_Q\.", ".query."),
+    (r"\.W_K\.", ".key."),
+    (r"\.W_V\.", ".value."),
+    (r"\.linear\.", ".out."),
+    (r"\.layer_norm", ".norm"),
+    (r"\.pos_ffn\.conv1\.", ".ffn.0."),
+    (r"\.pos_ffn\.conv2\.", ".ffn.2."),
+    (r"\.projection\.(\d)\.weight$", r".head.\1.weight"),
+    (r"^(residual|transformers)\.2\.", r"\1.0."),
+    (r"^(residual|transformers)\.3\.", r"\1.1."),
+)
+"""From the authors' names to ours, in this order; their scales are called 2x and 3x."""
+
+
+def _own_key(key: str) -> str:
+    for pattern, name in _AUTHOR_KEYS:
+        key = re.sub(pattern, name, key)
+    return key
+
+
+def _check(wanted: tuple[str, ...], **option: str) -> None:
+    for name, value in option.items():
+        if value not in wanted:
+            raise ValueError(f"{name} came as {value!r}; wanted one of {wanted}")
