@@ -16,9 +16,12 @@ TABLES = yaml.safe_load(open("params/tables.yaml"))
 
 def records(table):
     """Records that a table is made of: its rows' own runs, and those of its columns that belong to this scale."""
-    runs = [row["run"] for row in TABLES[table].get("rows", []) if "run" in row]
-    columns = [column for column in TABLES[table].get("columns", []) if "run" in column]
-    runs += [column["run"] for column in columns if (column["data"] == "demo") == (SCALE == "demo")]
+    rows, columns = (TABLES[table].get(part, []) for part in ("rows", "columns"))
+    shown = [column for column in columns if "data" in column and (column["data"] == "demo") == (SCALE == "demo")]
+    runs = [column["run"] for column in shown if "run" in column]
+    if shown or not columns:
+        runs += [run for row in rows for run in (*row.get("ensemble", []), *([row["run"]] if "run" in row else []))]
+    runs += [row["runs"][column["data"]] for row in rows for column in shown if column["data"] in row.get("runs", {})]
     return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=sorted(set(runs)), seed=SEEDS)
 
 

@@ -105,7 +105,8 @@ class Backbone(nn.Module):
         if se and name.startswith("res2net"):
             scale = re.search(r"_(\d+)s\.", name)  # res2net50d and res2net101d have 4 without saying so
             block_args["block_args"]["scale"] = int(scale[1]) if scale else 4
-        options |= dict(features_only=True, feature_cls="getter", out_indices=tuple(taps), **block_args)
+        self.taps = tuple(taps)
+        options |= dict(features_only=True, feature_cls="getter", out_indices=self.taps, **block_args)
         net = timm.create_model(name, **options)
         if se:
             _open_se_gates(net.model)
@@ -146,7 +147,7 @@ class Backbone(nn.Module):
         return [layer for layer in self.net.modules() if isinstance(layer, nn.BatchNorm2d)]
 
     def extra_repr(self) -> str:
-        return f"channels={self.channels}, strides={self.strides}"
+        return f"taps={self.taps}, channels={self.channels}, strides={self.strides}"
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images `(B, 3, H, W)` in [0, 1] to one map a tap, `(B, channels[i], H / strides[i], W / strides[i])`."""
@@ -163,7 +164,7 @@ def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:
     _check_tag(network)
     with torch.device("meta"):
         info = timm.create_model(network, features_only=True, feature_cls="getter").feature_info
-    found = {stage: tap for tap, stage in enumerate(info.reduction())}
+    strides, found = tuple(strides), {stage["reduction"]: tap for tap, stage in enumerate(info.info)}
     if missing := [stride for stride in strides if stride not in found]:
         raise ValueError(f"backbone {network!r} has stages of strides {list(found)}; wanted {missing} too")
     return tuple(found[stride] for stride in strides)

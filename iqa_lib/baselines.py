@@ -106,15 +106,9 @@ class Baseline:
 
     def _check(self, reference: Tensor, distorted: Tensor) -> None:
         try:
-            check_images(reference, distorted, min_size=self.min_size)
+            check_images(reference, distorted, min_size=self.min_size, max_pixels=self.max_pixels)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
-        height, width = reference.shape[2:]
-        if height * width > self.max_pixels:
-            raise ValueError(
-                f"{self.name}: an image came {height}x{width}, {height * width / 1e6:.1f} Mpx; wanted at most "
-                f"{self.max_pixels / 1e6:.1f} Mpx, which takes 8 GiB: crop or downscale all images alike"
-            )
 
     def _score_one(self, reference: Tensor, distorted: Tensor) -> Tensor:
         try:
@@ -153,14 +147,13 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
         if weights is not None:
             raise ValueError(f"{name} came with weights={str(weights)!r}, but has no network: leave them out")
         return baseline
-    network, found = _load_network(name, weights, device)
+    network, found = load_network(name, weights=weights, device=device)
     return replace(baseline, compute=partial(_NETWORKS[name].compute, network), weights=found)
 
 
 def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> lpips.LPIPS:
     """The lpips package's own network, `net` being alex, vgg or squeeze; for `lpips_maps`. Otherwise like `load`."""
-    _find(f"lpips-{net}")
-    return _load_network(f"lpips-{net}", weights, device)[0]
+    return load_network(f"lpips-{net}", weights=weights, device=device)[0]
 
 
 def available(name: str, weights: Path | str | None = None) -> bool:
@@ -358,8 +351,17 @@ _NETWORKS = {
 }
 
 
-def _load_network(name: str, weights: Path | str | None, device: torch.device | str) -> tuple[nn.Module, Weights]:
-    """Build a network and overwrite every one of its random weights."""
+def load_network(
+    name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, Weights]:
+    """A pretrained metric's own network, in eval mode and without gradients, and what its weights are.
+
+    Args and errors like `load`; `weights="random"` leaves it untrained.
+    """
+    if not _find(name).needs_weights:
+        raise ValueError(f"{name} has no network; wanted one of {', '.join(_NETWORKS)}")
+    if weights == "random":
+        return _NETWORKS[name].build().eval().requires_grad_(False).to(device), Weights(name, "random")
     path = Path(weights) if weights else _from_hub(name)
     state = _read_state(name, path)
     with torch.random.fork_rng(devices=[]):

@@ -10,8 +10,27 @@ from torch import Tensor, nn
 from iqa_lib.backbones import WeightsError
 
 
-def read_checkpoint(path: Path | str, key: str) -> dict:
-    """What a torch file holds under `key`, or the file's own dict where it has no such key; `module.` is dropped.
+def read_checkpoint(path: Path | str, key: str) -> dict[str, Tensor]:
+    """The state dict that a torch file holds under `key`, or is where it has no such key; `module.` is dropped.
+
+    Raises:
+        WeightsError: See `read_content`; or there is something else than tensors by name.
+    """
+    return tensors_under(read_content(path, key), key, path)
+
+
+def tensors_under(content: dict, key: str, path: Path | str) -> dict[str, Tensor]:
+    """The state dict of `read_checkpoint`, from the file's content."""
+    state = content.get(key, content)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise WeightsError(f"{path} holds under {key!r} something else than tensors by name: give a state dict")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def read_content(path: Path | str, key: str) -> dict:
+    """The dict that a torch file holds, which should have the weights under `key`.
 
     Raises:
         WeightsError: There is no such file, it is cut short, or it holds other than tensors, numbers and text.
@@ -21,16 +40,17 @@ def read_checkpoint(path: Path | str, key: str) -> dict:
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: there is no such file: give the path of the authors' checkpoint") from error
     except pickle.UnpicklingError as error:
+        if "unsupported global" not in str(error).lower():
+            raise WeightsError(f"{path} cannot be read, it is damaged: download or copy the file again") from error
         raise WeightsError(
-            f"{path} is damaged, or holds objects that could run code when read: if you trust it, keep its "
-            f"weights by torch.save(torch.load(path, weights_only=False)[{key!r}], new_path), and give that file"
+            f"{path} holds objects beside tensors that could run code when read: if you trust it, keep "
+            f"its weights by torch.save(torch.load(path, weights_only=False)[{key!r}], new_path), and give that file"
         ) from error
     except Exception as error:  # a damaged file fails in ways of its own
         raise WeightsError(f"{path} cannot be read ({error}): download or copy the file again") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}; wanted a dict with {key!r}, or a state dict")
-    state = content.get(key, content)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return content
 
 
 def load_complete(
@@ -47,7 +67,7 @@ def load_complete(
     problems += [f"has {key}, which this network has not" for key in state if key not in own]
     problems += [
         f"has {key} {tuple(state[key].shape)}, wanted {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
+        for key, tensor in own.items()
         if key in state and state[key].shape != tensor.shape
     ]
     if problems:

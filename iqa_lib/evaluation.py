@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from iqa_lib.training import to_device
 __all__ = [
     "Calibration",
     "Estimate",
+    "agreement",
     "baseline_scores",
     "calibration",
     "krocc",
@@ -53,6 +55,15 @@ __all__ = [
 ]
 
 AVERAGES = ("probability", "logit")
+AGREEMENT = {
+    "srocc": srocc,
+    "plcc": plcc,
+    "plcc4": partial(plcc, fit="logistic4"),
+    "krocc": krocc,
+    "rmse": partial(rmse, fit="logistic4"),
+}
+"""How well predictions of pairs agree with people's scores: rank correlations, PLCC as it is, and PLCC and RMSE after a
+logistic of 4 parameters."""
 
 
 @torch.inference_mode()
@@ -72,7 +83,12 @@ def predict(
 
 @torch.inference_mode()
 def window_outputs(
-    model: nn.Module, views: Crops | FixedFeatures, *, max_batch: int = 16, precision: str = "fp32"
+    model: nn.Module,
+    views: Crops | FixedFeatures,
+    *,
+    max_batch: int = 16,
+    precision: str = "fp32",
+    call: Callable[..., Tensor] | None = None,
 ) -> list[Tensor]:
     """What a model gives for each window of each record.
 
@@ -83,6 +99,7 @@ def window_outputs(
         views: The records' windows, or their features.
         max_batch: Windows that go through the model at a time: the bound on memory.
         precision: `"fp32"`, or `"bf16"` autocast.
+        call: What of the model is asked, instead of the model itself, such as `model.pooled`.
 
     Returns:
         One tensor `(windows,)` a record, in order: scores, or for triplets logits that B is the closer one.
@@ -92,14 +109,14 @@ def window_outputs(
     owners, outputs = [], []
     for numbers, inputs in _batches(views, max_batch):
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            outputs.append(model(*to_device(inputs, device)).float().cpu())
+            outputs.append((call or model)(*to_device(inputs, device)).float().cpu())
         owners.append(numbers)
     return list(torch.cat(outputs).split(torch.cat(owners).bincount(minlength=len(views)).tolist()))
 
 
 def mean_outputs(outputs: Sequence[Tensor], windows: int | None = None) -> Tensor:
-    """Each record's mean over its windows (or the first so many), `(records,)`, of what `window_outputs` gave."""
-    return torch.stack([output[:windows].mean() for output in outputs])
+    """Each record's mean over its windows (or the first so many), `(records, ...)`, of what `window_outputs` gave."""
+    return torch.stack([output[:windows].mean(0) for output in outputs])
 
 
 def prediction_table(
@@ -151,9 +168,12 @@ def look(
 
 
 def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:
-    """The table of `predict` for a baseline on whole images: its score, or for triplets 0, 1 or 0.5 (a tie)."""
+    """The table of `predict` for a baseline on whole images: its score, or for triplets 0, 1 or 0.5 (a tie).
+
+    The infinite PSNR of a picture that equals its reference counts as 100 dB.
+    """
     scores = baseline_scores(baseline, dataset)
-    values = preference(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0]
+    values = preference(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0].clip(max=100)
     rows = [_row(record) | {"target": record.target} for record in dataset.records]
     return pd.DataFrame(rows).assign(prediction=values)
 
@@ -211,6 +231,11 @@ def _kept_scores(
 
 def _distorted(dataset: IQADataset, index: int) -> Sequence[Path]:
     return dataset.records[index].images[1:]
+
+
+def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
+    """One of `AGREEMENT` from a table of predictions of pairs; `sign` is -1 where a lower prediction is better."""
+    return AGREEMENT[name](sign * table.prediction.to_numpy(), table.target.tolist(), table.reference_id.tolist())
 
 
 def _row(record: Pair | Triplet) -> dict:

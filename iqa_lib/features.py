@@ -83,7 +83,7 @@ class FixedFeatures(Dataset):
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
         if not model.backbone.frozen:
             raise ValueError("features can be kept only of a frozen trunk: freeze it, or train from the images")
-        if crops.protocol == "random" or crops.flip or crops.turn:
+        if crops.protocol == "random" or crops.flip != "none" or crops.turn:
             raise ValueError(
                 f"features can be kept only of fixed windows; came protocol {crops.protocol!r}, flip {crops.flip}, "
                 f"turn {crops.turn}"

@@ -49,8 +49,13 @@ def read_kept(path: Path) -> Tensor:
     return torch.from_numpy(np.load(file, mmap_mode="c"))  # (3, H, W)
 
 
-def check_images(*images: Tensor, min_size: int = 1) -> None:
-    """Check a model's input: float RGB tensors `(B, 3, H, W)` in [0, 1], all of one size and at least `min_size`.
+def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = None) -> None:
+    """Check a model's input: float RGB tensors `(B, 3, H, W)` in [0, 1], all of one size, within the bounds given.
+
+    Args:
+        *images: See above.
+        min_size: Shortest side allowed.
+        max_pixels: Largest height x width allowed: the bound on memory.
 
     Raises:
         ValueError: Says what came, what is wanted and what to do.
@@ -70,6 +75,11 @@ def check_images(*images: Tensor, min_size: int = 1) -> None:
         if min(shape[2:]) < min_size:
             raise ValueError(
                 f"an image came {shape[2]}x{shape[3]}; wanted sides of at least {min_size}: enlarge it first"
+            )
+        if max_pixels and shape[2] * shape[3] > max_pixels:
+            raise ValueError(
+                f"an image came {shape[2]}x{shape[3]}, {shape[2] * shape[3] / 1e6:.1f} Mpx; wanted at most "
+                f"{max_pixels / 1e6:.1f} Mpx, the bound on memory: crop or downscale all images alike"
             )
         if shape != tuple(images[0].shape):
             raise ValueError(f"images came with unequal shapes {[tuple(i.shape) for i in images]}; wanted one shape")

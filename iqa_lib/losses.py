@@ -1,5 +1,7 @@
-"""Losses of the five papers that torch does not have under the paper's own convention."""
+"""Losses of the five papers, each under the paper's own convention; and what chooses an epoch, which is no loss."""
 
+import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,3 +37,18 @@ def preference_mse(logit: Tensor, p_b: Tensor) -> Tensor:
         p_b: Soft label, the share of people to whom B is the closer one, `(B,)` in [0, 1].
     """
     return F.mse_loss(logit.sigmoid(), p_b)
+
+
+def mse(score: Tensor, target: Tensor) -> Tensor:
+    """Squared error of a score (AHIQ, FR+NR, TOPIQ): `mean((s - y)^2)`.
+
+    Args:
+        score: What the network gives a pair, `(B,)`.
+        target: People's score, on the scale that the network learns, `(B,)`.
+    """
+    return F.mse_loss(score, target)
+
+
+def negative_srocc(score: Tensor, target: Tensor) -> Tensor:
+    """-SROCC over all pairs: lower is better. Has no gradient; for `iqa_lib.training.fit(select=...)`."""
+    return torch.tensor(-spearmanr(score.numpy(), target.numpy()).statistic)

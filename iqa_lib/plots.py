@@ -179,6 +179,207 @@ def metrics(estimates: Mapping[str, Estimate], title: str, xlabel: str, chance: 
     return _done(figure)
 
 
+def weighted_scores(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Figure:
+    """AHIQ's score map f, its weight map w, and what each position adds to the score, `f w / sum(w)`, over a pair.
+
+    Args:
+        images: Reference and distorted picture, `(3, H, W)` in [0, 1].
+        maps: Of the one pair, from `model(..., return_maps=True)`: `score` and `weight`, `(1, 1, h, w)`.
+    """
+    score, weight = (maps[name][0, 0].float().cpu() for name in ("score", "weight"))
+    share = score * weight / weight.sum()
+    figure, axes = _grid(1, 5, 2.0, 1.9)
+    for axis, name, image in zip(axes[0], ("reference", "distorted"), images, strict=False):
+        _show(axis, image)
+        axis.set_title(name, fontsize=8)
+    titles = "score map f (higher is better)", "weight map w (0 to 1)", f"f w / sum w, sum {share.sum():.3f}"
+    for axis, title, values, cmap in zip(
+        axes[0, 2:], titles, (score, weight, share), ("viridis", "magma", "viridis"), strict=True
+    ):
+        shown = axis.imshow(values, cmap=cmap, interpolation="nearest")
+        axis.set_title(title, fontsize=8)
+        figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
+    return _done(figure)
+
+
+def sampling(image: Tensor, offsets: Tensor, places: Sequence[tuple[float, float]]) -> Figure:
+    """Where a deformable 3x3 convolution looks: for chosen places, arrows from its nine taps to where they are moved.
+
+    Args:
+        image: `(3, H, W)` in [0, 1].
+        offsets: `(18, h, w)`: (down, right) of each tap in turn, in positions of the `h x w` grid.
+        places: Shares of height and width, one panel each.
+    """
+    height, width = offsets.shape[1:]
+    step = image.shape[1] / height
+    figure, axes = _grid(1, len(places), 2.3, 2.3)
+    for axis, (down, right) in zip(axes[0], places, strict=True):
+        row, column = round(down * (height - 1)), round(right * (width - 1))
+        taps = torch.tensor([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)], dtype=torch.float32)
+        start = (taps + torch.tensor([row, column]) + 0.5) * step
+        moved = offsets[:, row, column].float().cpu().view(9, 2) * step
+        _show(axis, image)
+        axis.quiver(
+            start[:, 1],
+            start[:, 0],
+            moved[:, 1],
+            moved[:, 0],
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            color="C1",
+            width=0.008,
+        )
+        axis.scatter(start[:, 1], start[:, 0], s=9, color="C0", zorder=3)
+        reach = max(6 * step, float((start + moved - start[4]).abs().max()) + step)
+        axis.set_xlim(start[4, 1] - reach, start[4, 1] + reach)
+        axis.set_ylim(start[4, 0] + reach, start[4, 0] - reach)
+        axis.set_title(f"at row {row}, column {column} of {height}x{width}", fontsize=8)
+    figure.suptitle("taps of the 3x3 convolution (points) and where they look (arrow heads)", fontsize=9)
+    return _done(figure)
+
+
+def block_attention(images: Sequence[Tensor], attention: Sequence[Tensor], names: Sequence[str]) -> Figure:
+    """Where a ViT's class token looks in each block, mean over heads: one row a picture.
+
+    Args:
+        images: `(3, H, W)` in [0, 1].
+        attention: Of each picture, `(blocks, heads, h, w)`: shares of the class token's attention.
+        names: Of the pictures.
+    """
+    blocks = len(attention[0])
+    figure, axes = _grid(len(images), blocks + 1, 1.7, 1.6)
+    for row, image, looks, name in zip(axes, images, attention, names, strict=True):
+        _show(row[0], image)
+        row[0].set_title(name, fontsize=8)
+        for block, axis in enumerate(row[1:]):
+            mean = looks[block].float().mean(0).cpu()
+            shares = mean / mean.mean()
+            shown = axis.imshow(shares, cmap="magma", vmin=0, vmax=max(2.0, float(shares.max())))
+            axis.set_title(f"block {block}", fontsize=8)
+            figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=6)
+    figure.suptitle(
+        "attention of the class token, mean over heads (1: as if all patches were looked at alike)", fontsize=9
+    )
+    return _done(figure)
+
+
+def ranks(
+    dataset: IQADataset, indices: Sequence[int], tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] = {}
+) -> Figure:
+    """Distorted pictures of one reference, best by people on the left; below each, its score and rank by each method.
+
+    Args:
+        dataset: Of pairs.
+        indices: Of the pictures.
+        tables: Predictions of all pairs by method.
+        signs: -1 for methods whose lower score is better.
+    """
+    order = sorted(indices, key=lambda index: -dataset.records[index].score)
+    sizes = {"figsize": (1.75 * len(order), 1.8 + 0.2 * len(tables)), "height_ratios": [1.4, 0.3 + 0.2 * len(tables)]}
+    figure, axes = plt.subplots(2, len(order), squeeze=False, layout="constrained", **sizes)
+    for axis in axes[1]:
+        axis.set_axis_off()
+    columns = {"people": pd.Series({index: dataset.records[index].score for index in order})}
+    columns |= {name: signs.get(name, 1) * table.prediction[order] for name, table in tables.items()}
+    lines = {name: (values, values.rank(ascending=False)) for name, values in columns.items()}
+    for column, (above, below), index in zip(range(len(order)), axes.T, order, strict=True):
+        _show(above, dataset.read(index)[1])
+        above.set(xticks=[], yticks=[])
+        above.set_title(dataset.records[index].kind, fontsize=7)
+        for line, (name, (values, places)) in enumerate(lines.items()):
+            shown = f"{abs(values[index]) if signs.get(name) == -1 else values[index]:.3g} ({places[index]:.0f})"
+            colour = "C2" if places[index] == lines["people"][1][index] else "C3"
+            height = 1 - (line + 0.5) / len(lines)
+            below.text(0.5, height, shown, ha="center", fontsize=8, color=colour if line else "0.2")
+            if not column:
+                below.text(-0.05, height, name, ha="right", fontsize=8)
+    figure.suptitle(
+        f"reference {dataset.records[order[0]].reference_id}: score (rank); green where the rank is people's",
+        fontsize=9,
+    )
+    return _done(figure)
+
+
+def contributions(values: Tensor, branches: Sequence[str]) -> Figure:
+    """What each branch on each scale adds to the scores: mean over pairs, and how it varies among them.
+
+    Args:
+        values: `(pairs, branches, scales)`, in the unit of the score.
+        branches: Their names.
+    """
+    scales = [f"scale {i}" for i in range(1, values.shape[2] + 1)]
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.9 + 0.45 * len(branches)), layout="constrained")
+    for axis, table, title, cmap in zip(
+        axes,
+        (values.mean(0), values.std(0)),
+        ("mean over pairs", "standard deviation over pairs"),
+        ("vlag", "viridis"),
+        strict=True,
+    ):
+        limits = {"center": 0} if cmap == "vlag" else {"vmin": 0}
+        sns.heatmap(
+            table.numpy(),
+            annot=True,
+            fmt=".2f",
+            cmap=cmap,
+            xticklabels=scales,
+            yticklabels=branches,
+            ax=axis,
+            annot_kws={"fontsize": 7},
+            **limits,
+        )
+        axis.set_title(f"added to the score, {title}", fontsize=8)
+    return _done(figure)
+
+
+def branch_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], branches: Sequence[str]) -> Figure:
+    """FR+NR's pooled maps: one row a branch, one column a scale, fine to coarse.
+
+    Args:
+        images: Reference and distorted picture, `(3, H, W)` in [0, 1].
+        maps: Of the one pair, from `model(..., return_maps=True)`: `<branch>_1..4`, `(1, 1, h, w)`.
+        branches: Their names.
+    """
+    figure, axes = _grid(len(branches) + 1, 4, 1.9, 1.6)
+    for axis in axes[0, 2:]:
+        axis.set_axis_off()
+    for axis, name, image in zip(axes[0], ("reference", "distorted"), images, strict=False):
+        _show(axis, image)
+        axis.set_title(name, fontsize=8)
+    for row, branch in zip(axes[1:], branches, strict=True):
+        for i, axis in enumerate(row, start=1):
+            shown = axis.imshow(maps[f"{branch}_{i}"][0, 0].float().cpu(), cmap="viridis")
+            what = "activation" if branch == "nr" else "difference"
+            axis.set_title(f"{branch.upper()} {what}, scale {i}", fontsize=7)
+            figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=5)
+    return _done(figure)
+
+
+def srocc_by_kind(tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] = {}) -> Figure:
+    """SROCC within each type of distortion, one point a method.
+
+    Args:
+        tables: Predictions of pairs by method, with `kind`, `target`, `prediction`.
+        signs: -1 for methods whose lower score is better.
+    """
+    rows = [
+        (kind, method, signs.get(method, 1) * part.prediction.corr(part.target, method="spearman"))
+        for method, table in tables.items()
+        for kind, part in table.groupby("kind")
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "method", "srocc"])
+    order = table.groupby("kind").srocc.mean().sort_values(ascending=False).index
+    figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.19 * len(order)), layout="constrained")
+    sns.stripplot(table, y="kind", x="srocc", hue="method", order=order, jitter=False, ax=axis)
+    axis.axvline(0, color="0.7", linewidth=0.8)
+    axis.set(title="SROCC within each type of distortion (higher is better)", xlabel="SROCC", ylabel="")
+    axis.tick_params(axis="y", labelsize=6.5)
+    axis.legend(frameon=False, fontsize=7)
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
 def accuracy_by_windows(estimates: Mapping[int, Estimate]) -> Figure:
     """2AFC accuracy against the number of windows that a triplet is judged by, with 95 % intervals."""
     counts = list(estimates)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -24,6 +25,7 @@ import pandas as pd
 import papermill
 import torch
 import yaml
+from accelerate import Accelerator
 from filelock import FileLock
 from matplotlib.figure import Figure
 from torch import nn
@@ -160,7 +162,9 @@ class Run:
         if note and not (folder / "fit.json").exists():
             print(note)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        accelerator = Accelerator(mixed_precision="no")
+        with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
+            accelerator.wait_for_everyone()
             result = fit(model, tasks, folder=folder, seed=self.parameters["seed"], select=select, name=name, **options)
         how = "finished weights loaded" if result.loaded else "trained"
         where = folder.relative_to(repo_root())
@@ -173,6 +177,23 @@ class Run:
         with atomic(self.folder / "figures" / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=100, bbox_inches="tight")
         return figure
+
+    def other_predictions(self, dataset: IQADataset, side: str) -> dict[str, pd.DataFrame]:
+        """Predictions of this notebook's other finished rows, of the same scale and seed, on just these records.
+
+        Args:
+            dataset: The records.
+            side: What the runs' record calls them, such as `"test"`; a column `side` in their predictions, if any.
+        """
+        found = {}
+        for path in sorted(self.folder.parents[1].glob(f"*/{self.folder.name}/run.json")):
+            record = json.loads(path.read_text())
+            same = record["data"].get(side, {}).get("fingerprint") == dataset.fingerprint()
+            if same and path.parent != self.folder:
+                table = pd.read_csv(path.with_name("predictions.csv"))
+                table = table[table.side == side] if "side" in table else table
+                found[record["parameters"]["row"]] = table.reset_index(drop=True)
+        return found
 
     def finish(
         self,

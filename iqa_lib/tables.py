@@ -13,6 +13,7 @@ import yaml
 
 from iqa_lib import data, plots
 from iqa_lib.baselines import BASELINES, REPORTED
+from iqa_lib.evaluation import agreement
 from iqa_lib.files import atomic, repo_root
 from iqa_lib.metrics import Estimate
 
@@ -117,22 +118,44 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict | None, str]:
         return None, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
         return None, "labels not public"
-    run = row.get("run", column["run"])
-    record = next((record for record in records(scale, run) if _stands_on(record, column)), None)
+    wanted = {"side": "test"} | column | ({"split": row["split"]} if "split" in row else {})
+    if "ensemble" in row:
+        return _ensemble(row["ensemble"], wanted, scale)
+    run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))
+    record = next((record for record in records(scale, run) if _stands_on(record, wanted)), None)
     if record is None:
         return None, "not run"
     method = row.get("method", row.get("baseline"))
-    found = record["metrics"].get(f"{column['metric']} {method}")
+    side = "" if wanted["side"] == "test" else f" {wanted['side']}"
+    found = record["metrics"].get(f"{column['metric']} {method}{side}")
     if found is None:
         absent = method in BASELINES and BASELINES[method].needs_weights
         return None, "needs weights: not here" if absent else "left out of the run, or undefined for a pair"
     return found, f"{method} in {run}, seed {record['parameters']['seed']}"
 
 
+def _ensemble(runs: list[str], column: dict, scale: str) -> tuple[dict | None, str]:
+    """Agreement of the mean of several runs' standardised predictions, where all were tested on the same records."""
+    tables, fingerprints = [], set()
+    for run in runs:
+        record = next((record for record in records(scale, run) if _stands_on(record, column)), None)
+        if record is None:
+            return None, "not run"
+        folder = repo_root() / "outputs" / scale / run / f"seed{record['parameters']['seed']}"
+        table = pd.read_csv(folder / "predictions.csv")
+        tables.append(table[table.side == column["side"]])
+        fingerprints.add(record["data"][column["side"]]["fingerprint"])
+    if len(fingerprints) > 1:
+        return None, "the runs were tested on different records"
+    scores = sum((table.prediction - table.prediction.mean()) / table.prediction.std() for table in tables)
+    found = agreement(tables[0].assign(prediction=scores / len(tables)), column["metric"])
+    return found.as_dict(), f"mean of z-scores of {' and '.join(runs)}"
+
+
 def _stands_on(record: dict, column: dict) -> bool:
     """Whether a record was tested on the column's data set and, where one is named, just its split."""
-    test = record["data"]["test"]
-    return test["name"] == column["data"] and test["split"] == column.get("split", test["split"])
+    tested = record["data"].get(column["side"], {"name": "", "split": ""})
+    return tested["name"] == column["data"] and tested["split"] == column.get("split", tested["split"])
 
 
 def _sizes(dataset: data.IQADataset) -> dict[str, int]:

@@ -21,7 +21,7 @@ from iqa_lib.files import atomic
 from iqa_lib.progress import progress
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "cosine", "cosine_epoch")
+SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -55,6 +55,7 @@ def fit(
     weight_decay: float = 1e-4,
     schedule: str = "step",
     schedule_epochs: int = 10,
+    lr_end: float = 0.0,
     precision: str = "fp32",
     accumulate: int = 1,
     seed: int = 0,
@@ -81,8 +82,10 @@ def fit(
         momentum: For SGD.
         weight_decay: For all three.
         schedule: `"constant"`; `"step"`: a tenth after each `schedule_epochs`; `"cosine"`: to zero at the end, by step;
-            `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch.
+            `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch; `"cosine_step"`: to
+            zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code).
         schedule_epochs: See `schedule`.
+        lr_end: Learning rate that a cosine falls to instead of zero.
         precision: `"fp32"`, or `"bf16"` autocast.
         accumulate: Parts that a batch is computed in, to save memory.
         seed: See above.
@@ -108,6 +111,8 @@ def fit(
         save_every=save_every,
         tasks=len(tasks),
     )
+    if not 0 <= lr_end <= lr:
+        raise ValueError(f"lr_end came as {lr_end}; wanted 0 to lr ({lr})")
     if max_steps < 0:
         raise ValueError(f"max_steps came as {max_steps}; wanted 0 (all) or more")
     folder, started = Path(folder), time.monotonic()
@@ -155,7 +160,8 @@ def fit(
     bar = progress(range(first, total), name, initial=first, total=total)
     for step in bar:
         torch.manual_seed(seed * 1_000_003 + step)
-        rate = lr * schedule_factor(schedule, step, total, steps_per_epoch * schedule_epochs, steps_per_epoch)
+        factor = schedule_factor(schedule, step, total, steps_per_epoch * schedule_epochs, steps_per_epoch)
+        rate = lr_end + (lr - lr_end) * factor if schedule.startswith("cosine") else lr * factor
         for group in updater.param_groups:
             group["lr"] = rate
         loss = add_gradients(step)
@@ -165,6 +171,8 @@ def fit(
         bar.set_postfix(loss=f"{loss:.4f}")
         if select and ((step + 1) % steps_per_epoch == 0 or step + 1 == total):
             history[-1]["selection"] = _loss_over_all(model, select, batch_size, workers, device, precision)
+            if not math.isfinite(history[-1]["selection"]):
+                raise FloatingPointError(f"{name}: the selection is {history[-1]['selection']} at step {step}")
             if history[-1]["selection"] < best and accelerator.is_main_process:
                 save_weights(model, folder / "best.safetensors")
             best = min(best, history[-1]["selection"])
@@ -174,6 +182,7 @@ def fit(
     if select:
         accelerator.wait_for_everyone()
         load_weights(model, folder / "best.safetensors")
+        accelerator.wait_for_everyone()
     result = Fit(pd.DataFrame(history), spent + time.monotonic() - started, loaded=False)
     if accelerator.is_main_process:
         _finish(folder, model, result)
@@ -192,6 +201,8 @@ def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per
         return 0.1 ** (step // period)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / total))
+    if schedule == "cosine_step":
+        return 0.5 * (1 + math.cos(math.pi * step * steps_per_epoch / period))
     if schedule == "cosine_epoch":
         return 0.5 * (1 + math.cos(math.pi * (step - step % steps_per_epoch) / period))
     return 1.0

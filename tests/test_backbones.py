@@ -22,10 +22,21 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from iqa_lib import backbones
-from iqa_lib.backbones import PACKAGED, Backbone, Weights, WeightsError, packaged_file, packaged_state_dict
+from iqa_lib.backbones import (
+    NORMS,
+    PACKAGED,
+    Backbone,
+    Weights,
+    WeightsError,
+    packaged_file,
+    packaged_state_dict,
+    taps_at,
+)
 
 RESNET = "resnet18.a1_in1k"
 RES2NET = "res2net50_26w_4s.in1k"
+CONVNEXT = "convnext_tiny.fb_in1k"
+VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
 CATS, ESPRESSO = range(281, 286), {967}
 
 
@@ -185,6 +196,133 @@ def test_options_a_network_has_not_are_errors(name, options, message):
         Backbone(name, taps=(1,), weights="random", **options)
 
 
+@torch.no_grad()
+def test_taps_of_a_vit_are_its_blocks():
+    """Each block's tokens, before the last norm and without the class token, laid out as the patches lie."""
+    backbone = Backbone(VIT, taps=(0, 2), weights="random").eval()
+    uncut = randomised(VIT)
+    assert not backbone.net.model.load_state_dict(uncut.state_dict(), strict=False).missing_keys
+    assert (backbone.channels, backbone.strides) == ((192, 192), (16, 16))
+    outside = 768 * 192 + 192 + 192 + 197 * 192  # patches, class token, positions
+    block = 4 * 192 + 4 * 192 * 192 + 4 * 192 + 8 * 192 * 192 + 5 * 192  # two norms, attention, MLP
+    assert parameters(backbone) == outside + 3 * block  # nothing beyond the last tap, no head
+
+    x = (images(2, 224) - 0.5) / 0.5
+    patches = uncut.patch_embed.proj(x).flatten(2).transpose(1, 2)  # (B, 196, 192)
+    tokens = torch.cat([uncut.cls_token.expand(2, -1, -1), patches], dim=1) + uncut.pos_embed
+    expected = []
+    for layer in uncut.blocks[:3]:
+        tokens = layer(tokens)
+        expected.append(tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14)))
+    for tap, y in zip(backbone(images(2, 224)), (expected[0], expected[2]), strict=True):
+        torch.testing.assert_close(tap, y, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_timms_options_reach_the_network():
+    backbone = Backbone(VIT, taps=(1,), weights="random", dynamic_img_size=True).eval()
+    (tap,) = backbone(torch.rand(1, 3, 64, 96))
+    assert tap.shape == (1, 192, 4, 6)
+    small = Backbone(VIT, taps=(1,), weights="random", img_size=32)
+    assert small(images(1, 32))[0].shape == (1, 192, 2, 2)
+    dilated = Backbone(RESNET, taps=(3, 4), weights="random", output_stride=16)
+    assert dilated.strides == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "taps"),
+    [
+        (RESNET, (4, 8, 16, 32), (1, 2, 3, 4)),
+        (RESNET, (2, 16), (0, 3)),
+        (RESNET, (32, 4), (4, 1)),
+        (CONVNEXT, (8, 16), (1, 2)),
+        (PACKAGED, [8, 16], (2, 3)),
+        ("vgg16.tv_in1k", (1, 32), (0, 5)),
+        (RESNET, (), ()),
+    ],
+)
+def test_taps_at_strides(name, strides, taps):
+    assert taps_at(name, strides) == taps
+    assert not taps or Backbone(name, taps=sorted(taps), weights="random").strides == tuple(sorted(strides))
+
+
+def test_strides_may_come_one_by_one():
+    assert taps_at(RESNET, (stride for stride in (4, 8))) == (1, 2)
+
+
+def test_of_blocks_with_one_stride_the_last_is_tapped():
+    assert taps_at(VIT, (16,)) == (11,)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "message"),
+    [
+        (RESNET, (4, 64), rf"'{RESNET}' has stages of strides \[2, 4, 8, 16, 32\]; wanted \[64\] too"),
+        (CONVNEXT, (2, 4, 3), rf"'{CONVNEXT}' has stages of strides \[4, 8, 16, 32\]; wanted \[2, 3\] too"),
+        ("resnet18", (4,), "'resnet18' is no full timm tag; wanted one such as 'resnet50.a1_in1k'"),
+        ("resnet18.a1_in2k", (4,), "no full timm tag"),
+    ],
+)
+def test_strides_that_a_network_has_not_are_an_error(name, strides, message):
+    with pytest.raises(ValueError, match=message):
+        taps_at(name, strides)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuts"),
+    [
+        (PACKAGED, [dict(taps=(2,)), dict(taps=(1, 2)), dict(taps=(0, 2)), dict(taps=(2,), output_stride=4)]),
+        (RESNET, [dict(taps=(0, 1)), dict(taps=(1,)), dict(taps=(0, 1), stem_pool=False)]),
+        (VIT, [dict(taps=(2,)), dict(taps=(0, 2)), dict(taps=(1, 2))]),
+    ],
+)
+def test_a_printed_backbone_tells_how_it_is_cut(name, cuts):
+    """Kept features and shared training steps go by what is printed, and the weights are the same."""
+    made = [Backbone(name, weights="random", **cut) for cut in cuts]
+    assert len({tuple(backbone.state_dict()) for backbone in made}) == 1
+    assert len({repr(backbone) for backbone in made}) == len(cuts)
+    for backbone in made:
+        assert f"channels={backbone.channels}, strides={backbone.strides}" in repr(backbone)
+        assert f"channels={backbone.channels}, strides={backbone.strides}" in repr(torch.nn.Sequential(backbone))
+
+
+# --- Normalisation
+
+
+@pytest.mark.parametrize(
+    ("norm", "mean", "std"),
+    [
+        ("weights", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("none", (0, 0, 0), (1, 1, 1)),
+    ],
+)
+@torch.no_grad()
+def test_images_are_normalised_as_asked(saved, norm, mean, std):
+    x = (images() - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    expected = saved(PACKAGED).net.forward_intermediates(x, indices=[1], intermediates_only=True)[0]
+    backbone = Backbone(PACKAGED, taps=(1,), weights=saved(PACKAGED).file, norm=norm).eval()
+    torch.testing.assert_close(backbone(images())[0], expected, rtol=1e-4, atol=1e-4)
+    assert set(backbone.state_dict()) == {f"net.model.{name}" for name in backbone.net.model.state_dict()}
+
+
+@torch.no_grad()
+def test_the_norm_of_the_weights_is_the_networks_own():
+    resnet = {norm: Backbone(RESNET, taps=(0,), weights="random", norm=norm) for norm in ("weights", "imagenet")}
+    assert torch.equal(resnet["weights"].mean, resnet["imagenet"].mean)
+    assert torch.equal(resnet["weights"].std, resnet["imagenet"].std)
+    assert set(NORMS) == {"half", "imagenet", "none"}
+
+
+@pytest.mark.parametrize("norm", ["clip", "", None])
+def test_an_unknown_norm_is_an_error(norm):
+    with pytest.raises(
+        ValueError, match=f"norm came as {norm!r}; wanted 'weights' or one of 'half', 'imagenet', 'none'"
+    ):
+        Backbone(PACKAGED, taps=(1,), weights="random", norm=norm)
+
+
 # --- Frozen
 
 
@@ -220,6 +358,55 @@ def test_a_frozen_backbone_leaves_gradients_on_for_the_rest():
     backbone = Backbone(PACKAGED, taps=(1,), weights="random", frozen=True)
     backbone(images())
     assert torch.is_grad_enabled()
+
+
+def batchnorms(backbone):
+    """BatchNorm's weights and biases by name."""
+    layers = [name for name in backbone.state_dict() if name.endswith("running_mean")]
+    scales = [name.replace("running_mean", kind) for name in layers for kind in ("weight", "bias")]
+    return {name: dict(backbone.named_parameters())[name] for name in scales}
+
+
+@pytest.mark.parametrize(("name", "count"), [(PACKAGED, 1 + 2 + 2 * 3 + 2 * 3), (RESNET, 1 + 2 * 2 + 2 * 2 + 1)])
+def test_a_frozen_batchnorm_keeps_all_it_has_while_the_rest_learns(saved, name, count):
+    options = dict(taps=(1, 2), weights=saved(name).file, freeze_batchnorm=True)
+    backbone = torch.nn.Sequential(Backbone(name, **options)).train()[0]
+    fixed, before = batchnorms(backbone), {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
+    assert len(fixed) == 2 * count
+    assert backbone.training
+    updater = torch.optim.SGD(backbone.parameters(), lr=1e-3, weight_decay=0.1)
+    sum(x.square().mean() for x in backbone(images())).backward()
+    updater.step()
+    learned = {key for key, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert learned == {key for key, _ in backbone.named_parameters()} - set(fixed)
+    assert {key for key, parameter in backbone.named_parameters() if parameter.requires_grad} == learned
+    with torch.no_grad():
+        in_training, in_eval = backbone.train()(images()), backbone.eval()(images())
+    assert all(torch.equal(x, y) for x, y in zip(in_training, in_eval, strict=True))
+
+
+def test_freezing_and_thawing_leave_a_frozen_batchnorm_frozen():
+    backbone = Backbone(PACKAGED, taps=(1,), weights="random", freeze_batchnorm=True, frozen=True)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not any(module.training for module in backbone.train().net.modules())
+    for _ in range(2):
+        backbone.freeze(False)
+        fixed, before = batchnorms(backbone), statistics(backbone)
+        backbone(images())
+        assert all(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
+        for name, parameter in backbone.named_parameters():
+            assert parameter.requires_grad == (name not in fixed)
+        assert backbone.net.training
+        backbone.freeze()
+        assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_batchnorm_learns_unless_asked_otherwise():
+    backbone = Backbone(PACKAGED, taps=(1,), weights="random").train()
+    before = statistics(backbone)
+    sum(x.mean() for x in backbone(images())).backward()
+    assert all(parameter.grad is not None for parameter in batchnorms(backbone).values())
+    assert not any(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
 
 
 # --- Where weights come from

@@ -11,13 +11,27 @@ ROWS = {
     "iqa_tmfm_table1": 9,
     "ahiq_table2": 17,
     "ahiq_table4": 20,
+    "ahiq_table5": 4,
+    "ahiq_table6": 6,
+    "ahiq_table7": 6,
+    "ahiq_table8": 3,
     "ahiq_table9": 5,
     "fr_nr_table1": 5,
+    "fr_nr_table2": 7,
+    "fr_nr_table3": 3,
     "baselines_demo": len(baselines.BASELINES),
 }
 SPECIFIED = tables.specifications()
 METHODS = [name for name, table in SPECIFIED.items() if "columns" in table]
-OWN_WORDS = {"not built yet", "challenge entry, unnamed"}
+OWN_WORDS = {
+    "challenge entry, unnamed",
+    "hidden labels; ours on the training release is in Table 4",
+    "see Table 2 for ours; the paper's value on CSIQ differs between its two tables",
+    "see Table 3: its KADID-10k test is a fifth, its PIPAL test another side of a run",
+}
+OURS_ALONE = {"ahiq": ("PLCC PIPAL", "SROCC PIPAL")}
+"""Columns for which the paper has no number, by the paper's name."""
+SOURCES = {"baseline", "run", "runs", "ensemble", "reported"}
 MEASURES = {"srocc", "plcc", "plcc4", "krocc", "rmse", "accuracy", "accuracy_devkit"}
 
 
@@ -53,16 +67,17 @@ def test_every_table_of_methods_is_known_with_its_number_of_rows():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_has_one_known_source(name):
     for row in SPECIFIED[name]["rows"]:
-        assert len({"baseline", "run", "reported"} & set(row)) == 1, row
+        assert len(SOURCES & set(row)) == 1, row
         assert row.get("baseline", "psnr") in baselines.BASELINES, row
-        assert row.get("reported", "not built yet") in OWN_WORDS | set(baselines.REPORTED), row
-        assert ("method" in row) == ("run" in row), row
+        assert row.get("reported", "VIF") in OWN_WORDS | set(baselines.REPORTED), row
+        assert ("method" in row) == bool({"run", "runs"} & set(row)), row
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_column_names_its_data_and_split_or_none_at_all(name):
     for column in SPECIFIED[name]["columns"]:
-        assert set(column) in ({"name"}, {"name", "metric", "data", "split", "run"}, {"name", "metric", "data", "run"})
+        assert set(column) == {"name"} or {"name", "metric", "data"} <= set(column)
+        assert set(column) <= {"name", "metric", "data", "split", "run", "side"}
         assert column.get("metric", "srocc") in MEASURES
         assert column.get("data", "demo") in data.NAMES
         if "data" in column:
@@ -75,9 +90,12 @@ def test_the_papers_values_are_plausible_and_the_papers_own_network_leads_the_fi
     published = [
         column for column in table["columns"] if "devkit" not in column["name"] and "release" not in column["name"]
     ]
+    told = [column for column in published if not column["name"].startswith(OURS_ALONE.get(name[:4], "none"))]
+    told = [column for column in told if "demo set" not in column["name"]]
     for row in table["rows"]:
-        assert len(row["paper"]) == len(published), row
-        for column, value in zip(published, row["paper"], strict=True):
+        assert row["paper"] or "(extra)" in row["label"], row
+        assert len(row["paper"]) in (0, len(told)), row
+        for column, value in zip(told, row["paper"], strict=bool(row["paper"])):
             assert value is None or 0 <= value < (2 if column["name"] == "main score" else 1), row
     assert not any("paper" in row for row in SPECIFIED["baselines_demo"]["rows"])
 

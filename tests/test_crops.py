@@ -1,6 +1,8 @@
 """Windows: where they lie and what decides them; features of fixed windows: kept, they change nothing."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from iqa_lib.backbones import PACKAGED, Backbone
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.crops import PROTOCOLS, Crops, windows
 from iqa_lib.features import FixedFeatures
@@ -39,6 +42,20 @@ def place(window: torch.Tensor) -> tuple[int, int]:
 
 def mirrored(window: torch.Tensor) -> bool:
     return bool(window[1, 0, 0] > window[1, 0, -1])
+
+
+def mirrored_and_turned(image: torch.Tensor, axes: tuple[int, ...], quarters: int = 0) -> torch.Tensor:
+    """Mirrored first, then turned anticlockwise by so many quarters: one window or a stack of them."""
+    return torch.from_numpy(np.rot90(np.flip(image.numpy(), axes), quarters, axes=(-2, -1)).copy())
+
+
+MIRRORED = {
+    "none": [()],
+    "horizontal": [(), (-1,)],
+    "vertical": [(), (-2,)],
+    "both": [(), (-1,), (-2,), (-1, -2)],
+}
+"""What may become of a window under each kind of flip."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -132,7 +149,7 @@ def test_place_errors():
 
 @pytest.mark.parametrize("options", [*FIXED, {"protocol": "random", "count": 3}], ids=str)
 def test_all_gives_the_protocols_windows_of_every_image(pictures, options):
-    crops = Crops(pictures, size=32, seed=5, flip=True, **options)
+    crops = Crops(pictures, size=32, seed=5, flip="both", **options)
     *images, target = crops.all(2)
     count = options.get("count", 0)
     expected = windows(options["protocol"], 50, 60, 32, count, seed=(5, 2))
@@ -156,7 +173,7 @@ def test_whole_images_keep_their_sizes(tmp_path):
 @pytest.mark.parametrize("options", [{"protocol": "random"}, *FIXED], ids=str)
 def test_a_draw_depends_on_seed_epoch_and_index_alone(pictures, options):
     keys = [(epoch, index) for epoch in range(8) for index in range(6)]
-    make = partial(Crops, pictures, size=32, flip=True, **options)
+    make = partial(Crops, pictures, size=32, flip="horizontal", **options)
     forwards, backwards = make(), make()
     drawn = {key: forwards[key] for key in keys}
     for key in reversed(keys):
@@ -175,17 +192,18 @@ def test_training_takes_every_window_of_a_fixed_protocol_and_no_other(pictures, 
     assert drawn == set(windows(options["protocol"], 50, 60, 32, options.get("count", 0)))
 
 
-def test_images_of_a_record_share_window_and_mirror(pictures):
-    plain, flipping = Crops(pictures, size=32), Crops(pictures, size=32, flip=True)
-    flips = []
+@pytest.mark.parametrize("flip", list(MIRRORED))
+def test_images_of_a_record_share_window_and_mirror(pictures, flip):
+    plain, flipping = Crops(pictures, size=32), Crops(pictures, size=32, flip=flip)
+    seen = dict.fromkeys(MIRRORED[flip], 0)
     for key in [(epoch, index) for epoch in range(60) for index in range(2)]:
         straight, images = plain[key][:3], flipping[key][:3]
         assert len({place(image) for image in (*straight, *images)}) == 1
         assert {mirrored(image) for image in straight} == {False}
-        flips.append({mirrored(image) for image in images})
-        assert equal(images, [image.flip(-1) for image in straight] if flips[-1] == {True} else straight)
-    assert flips.count({True}) + flips.count({False}) == 120
-    assert 40 < flips.count({True}) < 80
+        (axes,) = (axes for axes in seen if equal(images, [mirrored_and_turned(image, axes) for image in straight]))
+        seen[axes] += 1
+    expected = 120 / len(seen)
+    assert all(abs(times - expected) < 3.5 * math.sqrt(expected) for times in seen.values())
 
 
 def test_small_images_are_enlarged_to_the_window_or_refused(tmp_path):
@@ -206,7 +224,7 @@ def test_small_images_are_enlarged_to_the_window_or_refused(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_who_asks_and_when_does_not_matter(pictures, workers):
-    crops = Crops(pictures, size=32, flip=True)
+    crops = Crops(pictures, size=32, flip="both")
     keys = [(epoch, index) for epoch in (3, 0) for index in (5, 1, 4, 0)]
     loaded = list(DataLoader(crops, sampler=keys, batch_size=None, num_workers=workers))
     assert len(loaded) == len(keys)
@@ -216,6 +234,117 @@ def test_who_asks_and_when_does_not_matter(pictures, workers):
 def test_crops_know_their_protocols(pictures):
     with pytest.raises(ValueError, match="protocol came as 'centre'"):
         Crops(pictures, "centre", 32)
+
+
+@pytest.mark.parametrize("flip", [True, False, "diagonal", ""])
+def test_crops_know_their_flips(pictures, flip):
+    with pytest.raises(
+        ValueError, match=rf"flip came as {flip!r}; wanted one of \('none', 'horizontal', 'vertical', 'b"
+    ):
+        Crops(pictures, size=32, flip=flip)
+
+
+# --- Several windows a step
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_window_a_step_is_drawn_as_ever(pictures, count):
+    """The stream of one record in one epoch: the places, which of them, whether to mirror, how far to turn."""
+    make = partial(Crops, pictures, size=32, count=count, seed=4)
+    straight, both, turned = make(flip="horizontal"), make(flip="both"), make(flip="horizontal", turn=True)
+    for key in [(epoch, index) for epoch in range(4) for index in range(6)]:
+        rng = np.random.default_rng((4, *key))
+        places = [(int(rng.integers(19)), int(rng.integers(29))) for _ in range(count)]
+        top, left = places[rng.integers(count)]
+        *images, target = pictures.read(key[1])
+        seen = [image[:, top : top + 32, left : left + 32] for image in images]
+        axes = (-1,) if rng.random() < 0.5 else ()
+        assert equal(straight[key], [*(mirrored_and_turned(image, axes) for image in seen), target])
+        state = rng.bit_generator.state
+        quarters = int(rng.integers(4))
+        assert equal(turned[key][:3], [mirrored_and_turned(image, axes, quarters) for image in seen])
+        rng.bit_generator.state = state
+        axes += (-2,) if rng.random() < 0.5 else ()
+        assert equal(both[key][:3], [mirrored_and_turned(image, axes) for image in seen])
+
+
+@pytest.mark.parametrize("options", FIXED, ids=str)
+def test_one_window_of_a_fixed_protocol_is_drawn_as_ever(pictures, options):
+    crops, places = Crops(pictures, size=32, seed=4, **options), windows(size=32, height=50, width=60, **options)
+    drawn = [place(crops[epoch, 1][0]) for epoch in range(30)]
+    assert drawn == [places[np.random.default_rng((4, epoch, 1)).integers(len(places))] for epoch in range(30)]
+
+
+@pytest.mark.parametrize("options", [*FIXED, *({"protocol": "random", "count": count} for count in (1, 7))], ids=str)
+def test_draws_are_different_windows_the_same_of_every_image(pictures, options):
+    crops, again = (Crops(pictures, size=32, draws=2, seed=1, **options) for _ in range(2))
+    drawn, picked = {}, set()
+    for key in [(epoch, index) for epoch in range(6) for index in range(6)]:
+        *images, target = crops[key]
+        places = drawn[key] = [place(window) for window in images[0]]
+        settings = options | {"count": max(2, options.get("count", 0))} if options["protocol"] == "random" else options
+        there_are = windows(height=50, width=60, size=32, seed=np.random.default_rng((1, *key)), **settings)
+        picked |= {there_are.index(window) for window in places}
+        assert len(set(places)) == 2 or there_are.count(places[0]) > 1  # of random places two may be the same
+        for image, whole in zip(images, pictures.read(key[1])[:3], strict=True):
+            assert (image.shape, image.dtype) == ((2, 3, 32, 32), torch.uint8)
+            assert equal(image, [whole[:, top : top + 32, left : left + 32] for top, left in places])
+        assert target == pictures.read(key[1])[3]
+        assert equal(again[key], crops[key])
+    assert picked == set(range(len(there_are)))
+    for i in range(2):  # other epochs and other records draw anew
+        assert all(len({str(places) for key, places in drawn.items() if key[i] == value}) > 1 for value in range(6))
+    other = Crops(pictures, size=32, draws=2, seed=2, **options)
+    assert [[place(window) for window in other[key][0]] for key in drawn] != list(drawn.values())
+
+
+def test_every_window_has_its_turn_in_every_place_of_the_stack(pictures):
+    crops, places = Crops(pictures, "corners", 32, draws=3), windows("corners", 50, 60, 32)
+    stacks = [[place(window) for window in crops[epoch, 0][0]] for epoch in range(60)]
+    assert all(len(set(stack)) == 3 for stack in stacks)
+    for i in range(3):
+        assert {stack[i] for stack in stacks} == set(places)
+    whole = Crops(pictures, "corners", 32, draws=5)
+    assert sorted(place(window) for window in whole[0, 0][0]) == sorted(places)
+
+
+def test_one_draw_is_a_stack_of_one(pictures):
+    *images, target = Crops(pictures, "whole", draws=1)[3, 2]
+    assert [image.shape for image in images] == [(1, 3, 50, 60)] * 3
+    assert equal([*(image[0] for image in images), target], pictures.read(2))
+
+
+@pytest.mark.parametrize(("options", "count"), [({"protocol": "grid", "count": 2}, 2), ({"protocol": "whole"}, 1)])
+def test_more_draws_than_windows_are_an_error(pictures, options, count):
+    crops = Crops(pictures, size=32, draws=6, **options)
+    with pytest.raises(ValueError, match=f"draws came as 6, but protocol '.*' has {count} windows an image"):
+        crops[0, 0]
+    assert len(crops.all(0)[0]) == count
+
+
+@pytest.mark.parametrize("options", [{}, {"draws": 1}, {"draws": 3}], ids=str)
+@pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
+def test_turns_are_quarters_the_same_for_a_records_images_and_windows(pictures, options, flip):
+    make = partial(Crops, pictures, size=32, seed=3, **options)
+    straight, turning = make(), make(turn=True, flip=flip)
+    seen = {(axes, quarters): 0 for axes in MIRRORED[flip] for quarters in range(4)}
+    for key in [(epoch, index) for epoch in range(20) for index in range(6)]:
+        *images, _ = straight[key]
+        *turned, _ = turning[key]
+        (look,) = (look for look in seen if equal(turned, [mirrored_and_turned(image, *look) for image in images]))
+        seen[look] += 1
+    expected = 120 / len(seen)
+    assert all(abs(times - expected) < 3.5 * math.sqrt(expected) for times in seen.values())
+
+
+def test_evaluation_sees_the_windows_as_they_are(pictures):
+    plain, varied = Crops(pictures, "grid", 32), Crops(pictures, "grid", 32, draws=2, flip="both", turn=True)
+    assert equal(plain.all(1), varied.all(1))
+
+
+def test_whole_images_cannot_be_turned(pictures):
+    with pytest.raises(ValueError, match="turn=True came with whole images, which need not be square"):
+        Crops(pictures, "whole", turn=True)
 
 
 # --- Features of fixed windows
@@ -266,6 +395,57 @@ def test_features_are_those_of_the_windows(tmp_path, cache, trunk, counted, opti
                 assert equal(drawn, [scale[window] for scale in scales])
 
 
+@pytest.mark.parametrize("options", FIXED, ids=str)
+def test_draws_of_features_are_those_of_the_windows(tmp_path, cache, trunk, options):
+    crops = Crops(picture_set(tmp_path, [(70, 64), (64, 81)]), size=32, seed=3, draws=2, **options)
+    features, picked = FixedFeatures(crops, trunk), []
+    for key in [(epoch, index) for epoch in range(6) for index in range(2)]:
+        *images, target = crops[key]
+        *maps, kept_target = features[key]
+        *whole, _ = features.all(key[1])
+        places = [place(window) for window in crops.all(key[1])[0]]
+        picked.append([places.index(place(window)) for window in images[0]])
+        assert torch.equal(target, kept_target)
+        assert len(maps) == 3
+        for scales, every in zip(maps, whole, strict=True):
+            assert [len(scale) for scale in scales] == [2] * len(scales)
+            assert equal(scales, [scale[picked[-1]] for scale in every])
+    assert len(set(map(tuple, picked))) > 1
+    with pytest.raises(ValueError, match="draws came as 99, but"):
+        FixedFeatures(Crops(crops.dataset, size=32, seed=3, draws=99, **options), trunk)[0, 0]
+
+
+class Cut(torch.nn.Module):
+    """A network that is nothing but its frozen trunk."""
+
+    def __init__(self, name: str, taps: tuple[int, ...], **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = Backbone(name, taps=taps, weights="random", frozen=True, **options)
+        self.extract = self.backbone.forward
+
+
+@pytest.mark.parametrize(
+    ("name", "cuts", "options"),
+    [
+        (PACKAGED, [(2,), (1, 2), (0, 2)], {}),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", [(2,), (0, 2), (1, 2)], {"img_size": 32}),
+    ],
+    ids=["CNN", "ViT"],
+)
+def test_cuts_of_one_network_keep_their_features_apart(tmp_path, cache, name, cuts, options):
+    crops = Crops(picture_set(tmp_path, [(32, 32)], pairs=True), "whole")
+    models = [Cut(name, taps, **options) for taps in cuts]
+    state = models[0].state_dict()
+    for model in models:  # the last tap is the same, and so are the weights
+        assert equal(model.state_dict().values(), state.values())
+        maps = FixedFeatures(crops, model).all(0)[0]
+        with torch.inference_mode():
+            expected = model.extract(crops.all(0)[0].float() / 255)
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-4)
+    assert len(list(cache.iterdir())) == len(cuts)
+
+
 def test_an_image_of_several_records_goes_through_the_trunk_once(tmp_path, cache, trunk, counted):
     records = picture_set(tmp_path, [(64, 64)]).records * 3
     features = FixedFeatures(Crops(IQADataset("thrice", "all", records, None), "grid", 64), trunk)
@@ -284,7 +464,7 @@ def test_features_are_computed_once_and_again_where_anything_changes(tmp_path, c
     assert computed(dataset.records[:1]) == 3
     assert computed() == 3
     assert computed() == 0
-    assert computed(seed=1) == 0  # which windows training draws, not which there are
+    assert computed(seed=1) == computed(draws=1) == 0  # which windows training draws, not which there are
     assert computed(size=48) == 6
     assert computed(count=2) == 12
     assert computed(dataset.records[1:]) == 0
@@ -297,7 +477,7 @@ def test_features_are_computed_once_and_again_where_anything_changes(tmp_path, c
         weight[0, 0, 0, 0] += 1e-3
         assert computed() == 6
         weight[0, 0, 0, 0] -= 1e-3
-    assert len([path for path in cache.rglob("*") if path.is_file()]) == 6 + 6 + 6 + 1 + 6
+    assert len(list(cache.rglob("*.safetensors"))) == 6 + 6 + 6 + 1 + 6
 
 
 def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, trunk, counted, monkeypatch):
@@ -309,19 +489,30 @@ def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, tr
         patch.setattr("iqa_lib.features.save_file", lambda maps, path: path.write_bytes(b"half") and 1 / 0)
         with pytest.raises(ZeroDivisionError):
             FixedFeatures(crops, trunk)
-    assert [path for path in cache.rglob("*") if path.is_file()] == kept[:1]
+    assert list(cache.rglob("*.safetensors")) == kept[:1]
     counted.clear()
     for scale, before in zip(FixedFeatures(crops, trunk).maps, expected, strict=True):
         torch.testing.assert_close(scale, before, rtol=1e-4, atol=1e-4)
     assert sum(counted) == 2
 
 
+def test_two_at_once_share_the_work(tmp_path, cache, trunk, counted, monkeypatch):
+    extract, crops = trunk.extract, Crops(picture_set(tmp_path, [(64, 64)]), "grid", 64)
+    monkeypatch.setattr(trunk, "extract", lambda images: time.sleep(0.2) or extract(images))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(FixedFeatures, [crops] * 2, [trunk] * 2))
+    assert sum(counted) == 3
+    assert all(equal(*maps) for maps in zip(*(features.maps for features in both), strict=True))
+
+
 def test_only_fixed_windows_and_frozen_trunks_have_fixed_features(tmp_path, cache, trunk, monkeypatch):
     dataset = picture_set(tmp_path, [(64, 64)])
-    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'random', flip False"):
+    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'random', flip none"):
         FixedFeatures(Crops(dataset, "random", 32), trunk)
-    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'grid', flip True"):
-        FixedFeatures(Crops(dataset, "grid", 32, flip=True), trunk)
+    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'grid', flip vertical, turn False"):
+        FixedFeatures(Crops(dataset, "grid", 32, flip="vertical"), trunk)
+    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'grid', flip none, turn True"):
+        FixedFeatures(Crops(dataset, "grid", 32, turn=True), trunk)
     monkeypatch.setattr(trunk.backbone, "frozen", False)
     with pytest.raises(ValueError, match="frozen trunk: freeze it, or train from the images"):
         FixedFeatures(Crops(dataset, "grid", 32), trunk)

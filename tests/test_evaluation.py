@@ -1,16 +1,37 @@
-"""Predictions: the mean over windows, bounded batches, and no influence of the neighbours, their order or the batch."""
+"""Predictions: the mean over windows, bounded batches, and no influence of the neighbours, their order or the batch.
+
+Baselines' scores: kept, each pair of pictures computed once, and again where anything changes.
+"""
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from test_crops import one_thread_of_the_cpu, picture_set  # noqa: F401
 from torch import Tensor, nn
 
-from iqa_lib import baselines
-from iqa_lib.data.base import IQADataset
+from iqa_lib import baselines, evaluation
+from iqa_lib.backbones import Weights
+from iqa_lib.baselines import Baseline, prefer, preference
+from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.crops import Crops
-from iqa_lib.evaluation import look, predict, predict_baseline
+from iqa_lib.evaluation import (
+    baseline_scores,
+    look,
+    mean_outputs,
+    predict,
+    predict_baseline,
+    prediction_table,
+    window_outputs,
+)
 from iqa_lib.features import FixedFeatures
 from iqa_lib.models import PRFNet
 
@@ -24,13 +45,21 @@ class Difference(nn.Module):
         super().__init__()
         self.scale, self.limit, self.batches = nn.Parameter(torch.tensor(300.0)), limit, []
 
-    def forward(self, reference: Tensor, *distorted: Tensor) -> Tensor:
+    def forward(self, reference: Tensor, *distorted: Tensor, return_maps: bool = False):
         assert not self.training
         assert not torch.is_grad_enabled()
         assert len(reference) <= self.limit
         self.batches.append(len(reference))
         brightness = [image.mean((1, 2, 3)) for image in (reference, *distorted)]
-        return self.scale * (brightness[-1] - brightness[-2])
+        output = self.scale * (brightness[-1] - brightness[-2])
+        return (output, {"reference": reference}) if return_maps else output
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder of each test's own; here the baselines' scores are kept in it."""
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "scores"
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +105,9 @@ def test_a_triplet_gets_the_mean_probability_of_its_windows(triplets, options):
 
 
 def test_columns_say_which_record_it_is(pairs, triplets):
-    table = predict(Difference(), Crops(triplets, "whole"))
-    assert table.columns.tolist() == ["reference_id", "reference", "a", "b", "kind_a", "kind_b", "target", "prediction"]
-    first = table.iloc[1].drop("prediction").tolist()
+    table, results = predict(Difference(), Crops(triplets, "whole")), ["prediction", "logit"]
+    assert table.columns.tolist() == ["reference_id", "reference", "a", "b", "kind_a", "kind_b", "target", *results]
+    first = table.iloc[1].drop(results).tolist()
     assert first == ["reference 1", "1_reference.png", "1_a.png", "1_b.png", "", "", triplets.records[1].p_b]
     table = predict(Difference(), Crops(pairs, "whole"))
     assert table.columns.tolist() == ["reference_id", "reference", "distorted", "kind", "target", "prediction"]
@@ -126,8 +155,7 @@ def test_batches_and_order_do_not_matter(triplets, prfnet, options):
     )
 
 
-def test_kept_features_give_the_same_predictions(triplets, prfnet, tmp_path, monkeypatch):
-    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path))
+def test_kept_features_give_the_same_predictions(triplets, prfnet, monkeypatch):
     crops = Crops(triplets, "corners", 32)
     expected = predict(prfnet, crops)
     features = FixedFeatures(crops, prfnet)
@@ -151,6 +179,96 @@ def test_look_shows_what_predict_says(triplets, prfnet):
     assert maps["gate_w2"].shape[:2] == (1, 1)
 
 
+def test_look_shows_a_window_of_crops(triplets, prfnet):
+    crops = Crops(triplets, "grid", 32, count=0)
+    outputs = window_outputs(prfnet, crops)
+    for options, window in (((), 0), ((3,), 3), ((5,), 5)):
+        images, value, maps = look(prfnet.train(), crops, 5, *options)
+        expected = [image[window] / 255 for image in crops.all(5)[:3]]
+        assert all(torch.equal(image, cut) for image, cut in zip(images, expected, strict=True))
+        assert value == pytest.approx(outputs[5][window].sigmoid().item(), abs=1e-6)
+        assert maps["gate_w2"].shape[:2] == (1, 1)
+    with pytest.raises(IndexError):
+        look(prfnet, crops, 5, 6)
+
+
+@pytest.mark.parametrize("as_crops", [False, True])
+def test_look_gives_a_pairs_score(pairs, as_crops):
+    crops = Crops(pairs, "whole")
+    images, value, maps = look(Difference(), crops if as_crops else pairs, 2)
+    assert [image.shape for image in images] == [(3, 36, 40)] * 2
+    assert all(torch.equal(image, whole) for image, whole in zip(images, pairs[2], strict=False))
+    assert value == pytest.approx(by_hand(crops, 2)[0], abs=1e-3)
+    assert torch.equal(maps["reference"][0], images[0])
+
+
+# --- Outputs of windows, and what is made of them
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 100])
+def test_window_outputs_are_a_models_answers_to_each_window(pairs, max_batch):
+    crops = Crops(pairs, "grid", 32, count=0)
+    outputs = window_outputs(Difference().train(), crops, max_batch=max_batch)
+    assert [len(output) for output in outputs] == [4, 4, 4, 4, 4, 6]
+    assert {(output.dtype, output.ndim) for output in outputs} == {(torch.float32, 1)}
+    for index, output in enumerate(outputs):
+        assert output.tolist() == pytest.approx(by_hand(crops, index).tolist(), abs=1e-3)
+
+
+def test_what_is_asked_of_each_window_may_be_another_answer(pairs):
+    crops = Crops(pairs, "grid", 32, count=0)
+    outputs = window_outputs(Difference(), crops, call=lambda reference, distorted: distorted[:, :2, 0, 0], max_batch=3)
+    assert [tuple(output.shape) for output in outputs] == [(4, 2)] * 5 + [(6, 2)]
+    means = mean_outputs(outputs)
+    assert means.shape == (6, 2)
+    first = mean_outputs(outputs, windows=2)
+    for index in range(len(pairs)):
+        corners = crops.all(index)[1][:, :2, 0, 0].numpy() / 255
+        assert means[index].tolist() == pytest.approx(corners.mean(0).tolist(), abs=1e-6)
+        assert first[index].tolist() == pytest.approx(corners[:2].mean(0).tolist(), abs=1e-6)
+
+
+def test_predictions_are_the_table_of_the_outputs(triplets):
+    crops = Crops(triplets, "corners", 32)
+    outputs = window_outputs(Difference(), crops)
+    for options in ({}, {"average": "probability"}, {"average": "logit"}):
+        table = predict(Difference(), crops, **options)
+        pd.testing.assert_frame_equal(prediction_table(triplets, outputs, **options), table)
+
+
+OUTPUTS = [[0.0, 4.0], [-3.0], [2.0, 2.0, -6.0], [1.0, -1.0], [5.0, 5.0], [0.5, 0.25, 8.0, -9.0]]
+
+
+@pytest.mark.parametrize("windows", [None, 1, 2, 9])
+def test_what_a_triplets_prediction_is(triplets, windows):
+    outputs = [torch.tensor(output) for output in OUTPUTS]
+    logits = [np.mean(output[:windows]) for output in OUTPUTS]
+    shares = [np.mean([1 / (1 + np.exp(-x)) for x in output[:windows]]) for output in OUTPUTS]
+    table = prediction_table(triplets, outputs, windows=windows)
+    assert table.prediction.tolist() == pytest.approx(shares, abs=1e-6)
+    by_logit = prediction_table(triplets, outputs, windows=windows, average="logit")
+    assert by_logit.prediction.tolist() == pytest.approx([1 / (1 + np.exp(-logit)) for logit in logits], abs=1e-6)
+    assert table.logit.tolist() == by_logit.logit.tolist() == pytest.approx(logits, abs=1e-6)
+
+
+@pytest.mark.parametrize("average", ["probability", "logit"])
+@pytest.mark.parametrize("windows", [None, 2])
+def test_a_pairs_prediction_is_the_mean_score(pairs, average, windows):
+    table = prediction_table(pairs, [torch.tensor(output) for output in OUTPUTS], average=average, windows=windows)
+    assert table.prediction.tolist() == pytest.approx([np.mean(output[:windows]) for output in OUTPUTS])
+    assert "logit" not in table
+    assert table.target.tolist() == [pair.score for pair in pairs.records]
+
+
+def test_an_unknown_average_is_an_error(triplets, pairs):
+    for dataset in (triplets, pairs):
+        with pytest.raises(ValueError, match=r"average came as 'median'; wanted one of \('probability', 'logit'\)"):
+            prediction_table(dataset, [torch.zeros(2)] * 6, average="median")
+
+
+# --- Baselines
+
+
 def test_baselines_have_the_same_table(pairs, triplets):
     psnr = baselines.load("psnr")
     table = predict_baseline(psnr, pairs)
@@ -165,3 +283,212 @@ def test_baselines_have_the_same_table(pairs, triplets):
         closer.append(float(error_b < error_a))
     assert predict_baseline(psnr, triplets).prediction.tolist() == closer
     assert set(closer) == {0, 1}
+
+
+def counted(name: str = "psnr", **changes) -> tuple[Baseline, list[int]]:
+    """A baseline that notes each pair of pictures it computes, and the notes."""
+    baseline, calls = baselines.load(name), []
+
+    def compute(reference: Tensor, distorted: Tensor) -> Tensor:
+        calls.append(len(calls))
+        return baseline.compute(reference, distorted)
+
+    return replace(baseline, compute=compute, **changes), calls
+
+
+def computed(dataset: IQADataset, name: str = "psnr", **changes) -> int:
+    """How many pairs of pictures a baseline computes for a data set."""
+    baseline, calls = counted(name, **changes)
+    baseline_scores(baseline, dataset)
+    return len(calls)
+
+
+def set_of(*records: Pair | Triplet) -> IQADataset:
+    return IQADataset("pictures", "all", records, Label("share", 0, 1, True))
+
+
+def triplet(*paths: Path) -> Triplet:
+    return Triplet(*paths, 0.5, paths[0].stem, 0.5)
+
+
+def repaint(path: Path, value: int = 128) -> None:
+    with Image.open(path) as image:
+        flat = Image.new("RGB", image.size, (value, value, value))
+    flat.save(path)
+
+
+def direct(baseline: Baseline, dataset: IQADataset) -> list[list[float]]:
+    """Scores without anything kept."""
+    return [
+        [baseline.score(item[0][None], distorted[None]).item() for distorted in item[1:-1]]
+        for item in (dataset[index] for index in range(len(dataset)))
+    ]
+
+
+@pytest.mark.parametrize("name", ["psnr", "mse", "gmsd", "ssim"])
+@pytest.mark.parametrize("kind", ["pairs", "triplets"])
+def test_scores_are_kept_and_not_computed_again(request, cache, name, kind):
+    dataset = request.getfixturevalue(kind)
+    (baseline, calls), expected = counted(name), direct(baselines.load(name), dataset)
+    scores = baseline_scores(baseline, dataset)
+    assert (scores.dtype, scores.tolist()) == (np.float64, expected)  # A in the first column, B in the second
+    assert len(calls) == scores.size == 6 * (1 + (kind == "triplets"))
+    assert len(list(cache.rglob("*.json"))) == 6
+    again, calls = counted(name)
+    assert baseline_scores(again, dataset).tolist() == expected
+    assert not calls
+
+
+def test_an_infinite_psnr_is_kept(tmp_path):
+    dataset = picture_set(tmp_path, [(12, 9)] * 2, pairs=True)
+    record = dataset.records[0]
+    record.distorted.write_bytes(record.reference.read_bytes())
+    baseline, calls = counted()
+    for _ in range(2):
+        first, second = baseline_scores(baseline, dataset)[:, 0]
+        assert first == np.inf
+        assert 0 < second < 100
+    assert len(calls) == 2
+
+
+def test_a_picture_shared_by_triplets_is_scored_once(tmp_path):
+    (x,), c = picture_set(tmp_path, [(12, 9)]).records, tmp_path / "c.png"
+    Image.new("RGB", (12, 9)).save(c)
+    dataset = set_of(*(triplet(x.reference, *two) for two in ((x.a, x.b), (x.b, c), (c, x.a), (x.a, x.b))))
+    baseline, calls = counted()
+    scores = baseline_scores(baseline, dataset)
+    assert scores.tolist() == direct(baselines.load("psnr"), dataset)
+    assert len(calls) == len(set(scores.flat)) == 3
+
+
+def test_data_sets_share_the_scores_of_their_pictures(tmp_path):
+    dataset = picture_set(tmp_path, [(12, 9)] * 3)
+    first, *others = dataset.records
+    pairs = set_of(*(Pair(record.reference, record.b, 1.0, "", 1.0) for record in dataset.records))
+    assert computed(set_of(first)) == 2
+    assert computed(dataset) == 4
+    assert computed(pairs) == computed(set_of(*others)) == 0
+    assert computed(set_of(triplet(first.reference, first.a, others[0].a))) == 1  # beside another reference: anew
+    assert baseline_scores(counted()[0], pairs)[:, 0].tolist() == baseline_scores(counted()[0], dataset)[:, 1].tolist()
+
+
+def test_a_changed_picture_is_scored_again(tmp_path):
+    dataset = picture_set(tmp_path, [(12, 9)] * 3)
+    first, second, _ = dataset.records
+    assert computed(dataset) == 6
+    repaint(second.b)
+    assert computed(dataset) == 1
+    first.a.rename(moved := tmp_path / "moved.png")
+    dataset = set_of(replace(first, a=moved), *dataset.records[1:])
+    assert computed(dataset) == 1
+    assert computed(dataset) == 0
+    assert baseline_scores(counted()[0], dataset).tolist() == direct(baselines.load("psnr"), dataset)
+
+
+def test_a_changed_reference_is_scored_again(tmp_path):
+    dataset = picture_set(tmp_path, [(12, 9)] * 3)
+    assert computed(dataset) == 6
+    repaint(dataset.records[1].reference)
+    assert computed(dataset) == 2
+    assert computed(dataset) == 0
+    decoded = IQADataset("pictures", "all", dataset.records, dataset.label)
+    decoded.pixel_cache = True  # holds no picture in memory
+    expected = direct(baselines.load("psnr"), decoded)
+    assert baseline_scores(counted()[0], dataset).tolist() == expected
+
+
+def test_another_metric_is_computed_anew(triplets, monkeypatch, cache):
+    weights = Weights("net", "file", "net.pth", "01")
+    kinds = [
+        {},
+        {"name": "mse"},
+        {"weights": weights},
+        {"weights": replace(weights, sha256="02")},
+        {"max_pixels": 10_000},
+    ]
+    assert [computed(triplets, **changes) for changes in kinds] == [12] * 5
+    assert [computed(triplets, **changes) for changes in kinds] == [0] * 5
+    assert len(list(cache.iterdir())) == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "version", lambda library: f"{library} of tomorrow")
+        assert computed(triplets) == 12
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "sha256", lambda path: f"{path} with other code")
+        assert computed(triplets) == 12
+    assert computed(triplets) == 0
+
+
+@pytest.mark.parametrize("reached", range(1, 8))
+def test_a_killed_computation_loses_one_reference_at_most(tmp_path, cache, reached):
+    records = picture_set(tmp_path, [(12, 9)] * 2).records
+    swapped = [replace(record, a=other.a, b=other.b) for record, other in zip(records, records[::-1], strict=True)]
+    dataset = set_of(*records, *swapped)  # a reference's records do not stand together
+    baseline, calls = counted()
+
+    def dying(*pair: Tensor) -> Tensor:
+        if len(calls) == reached:
+            raise KeyboardInterrupt
+        return baseline.compute(*pair)
+
+    with pytest.raises(KeyboardInterrupt):
+        baseline_scores(replace(baseline, compute=dying), dataset)
+    whole = reached // 4
+    assert len(list(cache.rglob("*.json"))) == whole
+    assert computed(dataset) == 4 * (2 - whole)
+    assert baseline_scores(baseline, dataset).tolist() == direct(baselines.load("psnr"), dataset)
+    assert len(calls) == reached
+
+
+def test_two_at_once_share_the_work(pairs):
+    baseline, calls = counted()
+
+    def slow(*pair: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return baseline.compute(*pair)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(baseline_scores, [replace(baseline, compute=slow)] * 2, [pairs] * 2))
+    assert both[0].tolist() == both[1].tolist() == direct(baselines.load("psnr"), pairs)
+    assert len(calls) == 6
+
+
+def test_a_write_that_fails_leaves_what_was_kept(tmp_path, cache, monkeypatch):
+    dataset = picture_set(tmp_path, [(12, 9)] * 2)
+    assert computed(set_of(dataset.records[0])) == 2
+    kept = {path: path.read_bytes() for path in cache.rglob("*.json")}
+
+    def failing(temporary, path):
+        raise OSError("no space left")
+
+    more = set_of(triplet(dataset.records[0].reference, dataset.records[0].a, dataset.records[1].a))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="no space"):
+            baseline_scores(counted()[0], more)
+    assert {path: path.read_bytes() for path in cache.rglob("*.json")} == kept
+    assert computed(more) == 1
+    assert [len(json.loads(path.read_text())) for path in kept] == [3]
+
+
+@pytest.mark.parametrize("name", ["psnr", "mse", "gmsd"])
+def test_a_baselines_predictions_are_those_computed_directly(pairs, triplets, tmp_path, name):
+    baseline = baselines.load(name)
+    same = picture_set(tmp_path, [(64, 64)]).records[0]
+    mixed = set_of(*triplets.records, replace(same, b=same.a), replace(same, b=same.reference))
+    expected = [prefer(baseline, *(image[None] for image in mixed[index][:3])).item() for index in range(len(mixed))]
+    for _ in range(2):
+        assert predict_baseline(baseline, pairs).prediction.tolist() == [score for (score,) in direct(baseline, pairs)]
+        table = predict_baseline(baseline, mixed)
+        assert table.prediction.tolist() == expected
+        assert table.a.tolist() == [record.a.name for record in mixed.records]
+    assert expected[-2:] == [0.5, 1]
+    assert {0, 1} <= set(expected)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+@pytest.mark.parametrize(("name", "closer"), [("psnr", [1.0, 0.0, 0.5, 0.5, 1.0]), ("mse", [0.0, 1.0, 0.5, 0.5, 0.0])])
+def test_preference_from_scores(kind, name, closer):
+    a, b = kind([1.0, 2.0, 3.0, np.inf, 1.0]), kind([1.5, 1.5, 3.0, np.inf, np.inf])
+    answer = preference(baselines.load(name), a, b)
+    assert type(answer) is type(a)
+    assert answer.tolist() == closer

@@ -167,6 +167,23 @@ def test_a_step_is_shared_by_what_decides_it_and_by_nothing_else(here, capsys):
     assert not run_step(loss=preference_mse)[0].loaded
 
 
+def test_a_selection_makes_another_step(here):
+    data, other = Noise(here), Noise(here)
+    other.dataset = IQADataset("other", "train", data.dataset.records, data.dataset.label)
+    bce, mse, elsewhere = Task(data, preference_bce), Task(data, preference_mse), Task(other, preference_bce)
+    variants = [([bce], None), ([bce], bce), ([bce], mse), ([bce], elsewhere), ([bce, bce], None)]
+
+    def loaded(tasks, select) -> bool:
+        run = runs.start("03_prfnet", {"row": "a", "seed": 0})
+        model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
+        result = run.fit("step 1", model, tasks, select=select, epochs=2, batch_size=2, lr=0.1)
+        assert ("selection" in result.history) == bool(select)
+        return result.loaded
+
+    assert [loaded(*variant) for variant in variants] == [False] * 5
+    assert [loaded(*variant) for variant in variants] == [True] * 5
+
+
 def test_the_record_tells_what_the_number_stands_on(here):
     run = runs.start("03_prfnet", {"row": "table2_fpn", "scale": "demo"})
     data = {"test": Noise(here).dataset}
@@ -233,6 +250,7 @@ def test_every_row_of_every_table_has_its_file_and_every_file_its_row():
     specified = yaml.safe_load((ROOT / "params" / "tables.yaml").read_text())
     parts = [part for table in specified.values() for part in table.get("rows", []) + table.get("columns", [])]
     wanted = {part["run"] for part in parts if "run" in part}
+    wanted |= {run for part in parts for run in (*part.get("runs", {}).values(), *part.get("ensemble", []))}
     files = {f"{file.parent.name}/{file.stem}" for file in ROWS}
     profiles = {name for name in files if name.endswith(("/demo", "/paper", "/official_code"))}
     assert wanted <= files

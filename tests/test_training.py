@@ -1,4 +1,5 @@
-"""Training: killed at any moment it ends with the same bits; optimizers, schedules, tasks, precision, processes."""
+"""Training: killed at any moment it ends with the same bits, also where it keeps the best epoch; optimizers, schedules,
+tasks, precision, processes."""
 
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from itertools import chain, count
 from threading import RLock
 
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from tqdm import tqdm
 
+from iqa_lib import training
 from iqa_lib.data.crops import Crops
 from iqa_lib.features import FixedFeatures
 from iqa_lib.losses import preference_bce, preference_mse
@@ -115,7 +118,7 @@ def assert_close(some: dict[str, Tensor], other: dict[str, Tensor], tolerance: f
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
     """Random, mirrored windows of images on disk."""
-    return Crops(picture_set(tmp_path_factory.mktemp("pictures"), [(40, 36)] * 12), "random", 24, flip=True)
+    return Crops(picture_set(tmp_path_factory.mktemp("pictures"), [(40, 36)] * 12), "random", 24, flip="horizontal")
 
 
 def train_on_crops(folder, crops: Crops, began=None, **options):
@@ -166,7 +169,7 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, crops):
 WRITES = ("checkpoint.pt", "checkpoint.pt", "model.safetensors", "history.csv", "fit.json")  # of 6 steps
 
 
-def die_writing(write: int, half: bool, folder, crops: Crops) -> None:
+def die_writing(write: int, half: bool, folder, crops: Crops, options: dict) -> None:
     """Train, and be killed at the given write: with half of it on disk, or right after it took its name."""
     replace, calls = os.replace, count()
 
@@ -180,7 +183,16 @@ def die_writing(write: int, half: bool, folder, crops: Crops) -> None:
         replace(temporary, path)
 
     os.replace = dying
-    train_on_crops(folder, crops, max_steps=6)
+    train_on_crops(folder, crops, **options)
+
+
+def killed_writing(write: int, half: bool, folder, crops: Crops, **options) -> set[str]:
+    """Train in another process that dies at the given write; what lies there then under its own name."""
+    process = children.Process(target=die_writing, args=(write, half, folder, crops, options))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    return {name for name in names(folder) if name[0] != "."}
 
 
 @pytest.mark.parametrize("half", [True, False], ids=["half written", "just written"])
@@ -188,11 +200,8 @@ def test_a_kill_at_any_write_leaves_no_trace(tmp_path, crops, half):
     train_on_crops(tmp_path / "whole", crops, max_steps=6)
     for write in range(len(WRITES)):
         folder = tmp_path / str(write)
-        process = children.Process(target=die_writing, args=(write, half, folder, crops))
-        process.start()
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
-        assert {name for name in names(folder) if name[0] != "."} == set(WRITES[: write if half else write + 1])
+        left = killed_writing(write, half, folder, crops, max_steps=6)
+        assert left == set(WRITES[: write if half else write + 1])
         model, result = train_on_crops(folder, crops, max_steps=6)
         assert result.loaded == (write == 4 and not half)
         assert outcome(folder) == outcome(tmp_path / "whole")
@@ -259,6 +268,209 @@ def test_a_finished_training_is_loaded(tmp_path):
     assert json.loads((tmp_path / "fit.json").read_text())["steps"] == 12
 
 
+# --- The best epoch
+
+
+class Walk(nn.Module):
+    """Its one weight grows by the learning rate a step, if the loss is `away`; notes the modes it is called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.modes = nn.Parameter(torch.zeros(1)), []
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        return self.weight.expand(len(image))
+
+
+def away(output: Tensor, target: Tensor) -> Tensor:
+    return -output.mean()
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    return (output.mean() - target.mean()).square()
+
+
+def walk(folder, goal: float, loss=squared, **options):
+    """Four epochs of three steps from 0, by 0.1 a step; the best epoch ends nearest to the goal."""
+    model, data, held_out = Walk(), Records(torch.rand(12, 1), torch.zeros(12)), Records(torch.rand(5, 1), goals(goal))
+    options = dict(epochs=4, batch_size=4, lr=0.1, momentum=0, weight_decay=0, schedule="constant") | options
+    result = fit(model, [Task(data, away)], folder=folder, select=Task(held_out, loss), **options)
+    return model, held_out, result
+
+
+def goals(mean: float) -> Tensor:
+    return mean + torch.tensor([0.0, -0.25, 0.25, -0.5, 0.5])
+
+
+@pytest.mark.parametrize(("goal", "kept"), [(-1, 0.3), (0.5, 0.6), (0.65, 0.6), (0.85, 0.9), (9, 1.2)])
+def test_the_weights_of_the_best_epoch_are_kept(tmp_path, goal, kept):
+    model, _, result = walk(tmp_path, goal)
+    assert model.weight.item() == pytest.approx(kept)
+    assert not model.training
+    assert load_file(tmp_path / "model.safetensors")["weight"].item() == pytest.approx(kept)
+    expected = [(weight - goal) ** 2 for weight in (0.3, 0.6, 0.9, 1.2)]
+    assert result.history.columns.tolist() == ["step", "epoch", "lr", "loss", "selection"]
+    assert result.history.selection.dropna().tolist() == pytest.approx(expected, rel=1e-5)
+    assert result.history.step[result.history.selection.notna()].tolist() == [3, 6, 9, 12]
+    assert names(tmp_path) == RESULTS
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [((2, 5, 3, 4), 0.3), ((5, 2, 4, 3), 0.6), ((4, 5, 3, 1), 1.2), ((3, 2, 2, 2), 0.6), ((0, 0, 0, 0), 0.3)],
+    ids=str,
+)
+def test_whatever_their_course_the_first_of_the_best_epochs_is_kept(tmp_path, losses, kept):
+    model, _, result = walk(
+        tmp_path, 0, loss=lambda output, target: torch.tensor(float(losses[round(output[0].item() / 0.3) - 1]))
+    )
+    assert model.weight.item() == pytest.approx(kept)
+    assert result.history.selection.dropna().tolist() == list(losses)
+
+
+@pytest.mark.parametrize(("max_steps", "kept"), [(5, 0.5), (2, 0.2), (6, 0.6), (7, 0.6)])
+def test_the_last_step_is_judged_too_where_it_ends_no_epoch(tmp_path, max_steps, kept):
+    model, _, result = walk(tmp_path, 0.62 if max_steps == 7 else 9, max_steps=max_steps)
+    assert model.weight.item() == pytest.approx(kept)
+    judged = result.history.step[result.history.selection.notna()].tolist()
+    assert judged == [step for step in range(1, max_steps + 1) if step % 3 == 0 or step == max_steps]
+
+
+def test_selection_is_one_loss_over_all_records_in_eval_mode(tmp_path):
+    seen = []
+
+    def loss(output, target):
+        seen.append((output.shape, target.tolist()))
+        return squared(output, target)
+
+    model, held_out, _ = walk(tmp_path, 1, loss=loss)
+    assert seen == [((5,), goals(1).tolist())] * 4
+    assert held_out.asked == [(0, index) for index in range(5)] * 4
+    assert model.modes == ([(True, True)] * 3 + [(False, False)] * 2) * 4
+
+
+def held_out() -> Records:
+    return triplets(9, seed=5)
+
+
+def off(output: Tensor, target: Tensor, centre: float) -> Tensor:
+    return (preference_bce(output, target) - centre).abs()
+
+
+def choosing(epoch: int, folder, trainer, data: Dataset, **options) -> Task:
+    """A task whose loss will be lowest after the given epoch: each has a loss of its own, and this one's is taken."""
+    history = trainer(folder, select=Task(data, preference_bce), **options)[1].history
+    losses = history.selection.dropna().tolist()
+    assert len({round(loss, 5) for loss in losses}) == len(losses) > epoch
+    return Task(data, partial(off, centre=losses[epoch - 1]))
+
+
+def test_selection_leaves_the_training_as_it_was(tmp_path):
+    """Dropout's draws, BatchNorm's statistics and the optimizer know nothing of it."""
+    options = dict(schedule="constant", seed=2)
+    _, plain = train(tmp_path / "plain", **options)
+    chosen = choosing(2, tmp_path / "first", train, held_out(), **options)
+    model, result = train(tmp_path / "chosen", select=chosen, **options)
+    pd.testing.assert_frame_equal(result.history.drop(columns="selection"), plain.history, check_exact=True)
+    assert result.history.selection.dropna().argmin() == 1
+    until_then, _ = train(tmp_path / "until then", max_steps=6, **options)
+    assert same(model.state_dict(), until_then.state_dict())
+
+
+def anew(folder) -> Small:
+    """A model for a training that goes on: what it is at first matters only where nothing was saved."""
+    return Small(seed=9 if (folder / "checkpoint.pt").exists() else 0)
+
+
+@pytest.mark.parametrize("save_every", [2, 3, 7])
+def test_a_selecting_training_goes_on_exactly(tmp_path, save_every):
+    options = dict(save_every=save_every, select=choosing(3, tmp_path / "first", train, held_out()))
+    whole, result = train(tmp_path / "whole", **options)
+    assert result.history.selection.dropna().argmin() == 2
+    for at in (3, 6, 7, 10):
+        folder = tmp_path / str(at)
+        interrupted(folder, at, **options)
+        assert names(folder) == {"best.safetensors"} | ({"checkpoint.pt"} if at >= save_every else set())
+        model, resumed = train(folder, anew(folder), **options)
+        assert same(model.state_dict(), whole.state_dict())
+        pd.testing.assert_frame_equal(resumed.history, result.history, check_exact=True)
+        assert outcome(folder) == outcome(tmp_path / "whole")
+        assert names(folder) == RESULTS
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adamw"}, {"precision": "bf16"}], ids=str)
+def test_a_selecting_training_goes_on_exactly_under_all_options(tmp_path, options):
+    options = options | {"select": choosing(2, tmp_path / "first", train, held_out(), **options)}
+    whole, _ = train(tmp_path / "whole", **options)
+    interrupted(tmp_path / "parts", 8, **options)
+    model, _ = train(tmp_path / "parts", Small(seed=9), **options)
+    assert same(model.state_dict(), whole.state_dict())
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+
+
+def test_workers_change_nothing_of_a_selection(tmp_path):
+    for workers in (0, 1):
+        train(tmp_path / str(workers), epochs=2, workers=workers, select=Task(held_out(), preference_bce))
+    assert outcome(tmp_path / "0") == outcome(tmp_path / "1")
+
+
+def test_an_interrupted_selection_leaves_no_trace(tmp_path):
+    chosen = choosing(2, tmp_path / "first", train, held_out())
+    train(tmp_path / "whole", select=chosen)
+    for selection in range(4):
+        calls, folder = count(), tmp_path / str(selection)
+
+        def dying(output, target, calls=calls, selection=selection):
+            if next(calls) == selection:
+                raise KeyboardInterrupt
+            return chosen.loss(output, target)
+
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, select=Task(held_out(), dying))
+        train(folder, anew(folder), select=chosen)
+        assert outcome(folder) == outcome(tmp_path / "whole")
+        assert names(folder) == RESULTS
+
+
+SELECTING = ("best.safetensors", "checkpoint.pt", "best.safetensors", "checkpoint.pt", *WRITES[2:])  # of three epochs
+
+
+def test_a_kill_at_any_write_of_a_selecting_training_leaves_no_trace(tmp_path, crops):
+    options = dict(max_steps=9, save_every=3)
+    views = Crops(crops.dataset, "corners", 24)
+    options["select"] = choosing(2, tmp_path / "first", partial(train_on_crops, crops=crops), views, **options)
+    train_on_crops(tmp_path / "whole", crops, **options)
+    for write, half in ((0, True), (0, False), (1, False), (2, True), (2, False), (3, False), (4, False), (6, False)):
+        folder = tmp_path / f"{write} {half}"
+        left = killed_writing(write, half, folder, crops, **options)
+        assert left == set(SELECTING[: write if half else write + 1])
+        model, result = train_on_crops(folder, crops, **options)
+        assert result.loaded == (write == 6)
+        assert outcome(folder) == outcome(tmp_path / "whole")
+        assert same(model.state_dict(), load_file(tmp_path / "whole" / "model.safetensors"))
+        assert names(folder) == RESULTS
+
+
+def test_a_finished_selection_is_loaded(tmp_path):
+    data = held_out()
+    select = Task(data, choosing(2, tmp_path / "first", train, data).loss)
+    model, result = train(tmp_path / "run", select=select)
+    data.asked.clear()
+    again, loaded = train(tmp_path / "run", Small(seed=9), select=select)
+    assert loaded.loaded
+    assert not data.asked
+    assert same(again.state_dict(), model.state_dict())
+    pd.testing.assert_frame_equal(loaded.history, result.history, check_exact=True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_selection_that_is_not_finite_stops(tmp_path, bad):
+    with pytest.raises(FloatingPointError, match=f"training: the selection is {bad} at step 2"):
+        walk(tmp_path, 1, loss=lambda output, target: output.sum() * bad)
+
+
 # --- Seeds, steps, schedules
 
 
@@ -323,12 +535,38 @@ def test_schedules_by_hand(tmp_path):
     assert {schedule_factor("constant", step, 10, 1) for step in range(10)} == {1}
 
 
+@pytest.mark.parametrize("epochs", [1, 3, 4])
+def test_a_cosine_by_epoch_is_torchs(epochs):
+    """To zero after so many epochs of 7 steps, and back again; the same within an epoch."""
+    updater = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(updater, epochs)
+    expected = []
+    for _ in range(3 * epochs):
+        expected += 7 * theirs.get_last_lr()
+        updater.step()
+        theirs.step()
+    factors = [schedule_factor("cosine_epoch", step, 99, 7 * epochs, 7) for step in range(len(expected))]
+    assert factors == pytest.approx(expected, abs=1e-9)
+    assert factors[7 * epochs] == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"schedule": "constant"}, [0.1] * 12),
         ({"schedule": "step", "schedule_epochs": 2}, [0.1] * 6 + [0.01] * 6),
         ({"schedule": "cosine"}, [0.05 * (1 + math.cos(math.pi * step / 12)) for step in range(12)]),
+        ({"schedule": "cosine_epoch", "schedule_epochs": 2}, [0.1] * 3 + [0.05] * 3 + [0.0] * 3 + [0.05] * 3),
+        (
+            {"schedule": "cosine_step", "schedule_epochs": 4},
+            [0.05 * (1 + math.cos(math.pi * step / 4)) for step in range(12)],
+        ),
+        ({"schedule": "cosine", "lr_end": 0.02}, [0.06 + 0.04 * math.cos(math.pi * step / 12) for step in range(12)]),
+        (
+            {"schedule": "cosine_epoch", "schedule_epochs": 2, "lr_end": 0.02},
+            [0.1] * 3 + [0.06] * 3 + [0.02] * 3 + [0.06] * 3,
+        ),
+        ({"schedule": "step", "schedule_epochs": 2, "lr_end": 0.02}, [0.1] * 6 + [0.01] * 6),
         ({"schedule": "cosine", "max_steps": 4}, [0.1, 0.05 * (1 + math.sqrt(0.5)), 0.05, 0.05 * (1 - math.sqrt(0.5))]),
     ],
     ids=str,
@@ -469,25 +707,39 @@ def test_kept_features_train_to_the_same_weights(tmp_path, monkeypatch):
 # --- Several processes
 
 
-def train_two_tasks(folder, processes: int) -> None:
+def train_two_tasks(folder, processes: int = 1, select: Task | None = None):
     torch.set_num_threads(1)
     votes, shares = triplets(seed=1), triplets(seed=2)
     options = dict(epochs=4, batch_size=4, lr=0.1, accumulate=2)
     tasks = [Task(votes, preference_bce), Task(shares, preference_mse)]
-    fit(Small(norm=False, dropout=0), tasks, folder=folder, **options)
+    result = fit(Small(norm=False, dropout=0), tasks, folder=folder, select=select, **options)
     assert len(votes.asked) == len(shares.asked) == 48 // processes
+    return None, result
 
 
-def test_two_processes_come_to_the_same_weights(tmp_path):
-    train_two_tasks(tmp_path / "one", processes=1)
+def train_slowly(*arguments) -> None:
+    """The second process is late in reading weights."""
+    if torch.distributed.get_rank() == 1:
+        training.load_weights = lambda model, path: time.sleep(0.5) or load_weights(model, path)
+    train_two_tasks(*arguments)
+
+
+@pytest.mark.parametrize("selecting", [False, True])
+def test_two_processes_come_to_the_same_weights(tmp_path, selecting):
+    select = choosing(2, tmp_path / "first", train_two_tasks, held_out()) if selecting else None
+    train_two_tasks(tmp_path / "one", select=select)
     # Started from a fresh process: Accelerate has already decided that this one is alone.
-    launcher = children.Process(target=debug_launcher, args=(train_two_tasks, (tmp_path / "two", 2)))
+    launcher = children.Process(target=debug_launcher, args=(train_slowly, (tmp_path / "two", 2, select)))
     launcher.start()
     launcher.join(60)
     assert launcher.exitcode == 0
     assert names(tmp_path / "two") == RESULTS
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert_close(two, one, 1e-5)
+    if selecting:
+        one, two = (pd.read_csv(tmp_path / name / "history.csv").selection.dropna() for name in ("one", "two"))
+        pd.testing.assert_series_equal(two, one, rtol=0, atol=1e-5)
+        assert two.argmin() == 1
 
 
 # --- Weights on disk
@@ -521,11 +773,15 @@ def test_peak_memory_is_in_bytes():
     ("options", "message"),
     [
         ({"optimizer": "lion"}, r"optimizer came as 'lion'; wanted one of \('sgd', 'adam', 'adamw'\)"),
-        ({"schedule": "poly"}, r"schedule came as 'poly'; wanted one of \('constant', 'step', 'cosine'\)"),
+        (
+            {"schedule": "poly"},
+            r"schedule came as 'poly'; wanted one of \('constant', 'step', 'cosine', ",
+        ),
         ({"precision": "fp16"}, r"precision came as 'fp16'; wanted one of \('fp32', 'bf16'\)"),
         ({"accumulate": 3}, "batch_size 4 cannot be shared by 1 processes x 3"),
         ({"batch_size": 16}, "small: 12 records came; wanted at least one batch of 16"),
-        ({"lr": -0.1}, "learning rate"),
+        ({"lr": -0.1}, r"learning rate|lr \(-0\.1\)"),
+        ({"lr_end": 0.2}, r"lr_end came as 0\.2; wanted 0 to lr \(0\.1\)"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

@@ -110,7 +110,7 @@ class IQADataset(Dataset):
         if self.pixel_cache:
             images = tuple(read_kept(path) for path in record.images)
         else:
-            images = _read_reference(reference), *(read_image(path) for path in others)
+            images = _read_reference(reference, reference.stat().st_mtime_ns), *(read_image(path) for path in others)
         if len({image.shape for image in images}) > 1:
             sizes = ", ".join(
                 f"{path.name} {i.shape[2]}x{i.shape[1]}" for path, i in zip(record.images, images, strict=True)
@@ -142,5 +142,5 @@ class IQADataset(Dataset):
 
 
 @lru_cache(maxsize=8)
-def _read_reference(path: Path) -> Tensor:
+def _read_reference(path: Path, time: int) -> Tensor:
     return read_image(path)

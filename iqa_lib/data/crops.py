@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 from iqa_lib.data.base import IQADataset
 
 PROTOCOLS = ("whole", "grid", "corners", "random")
+FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}
+"""The axes along which training windows are mirrored."""
 
 
 def windows(protocol: str, height: int, width: int, size: int, count: int = 0, seed=0) -> list[tuple[int, int]]:
@@ -69,7 +71,8 @@ class Crops(Dataset):
         seed: For the draws.
         draws: 0: a training step sees one window, `(3, size, size)` an image; otherwise so many different ones,
             `(draws, 3, size, size)`.
-        flip: Mirror left and right with probability one half in training, all images of a record alike.
+        flip: Mirror with probability one half in training, all images of a record alike: `"horizontal"`, `"vertical"`
+            (upside down, as AHIQ's released code does by mistake), `"both"` (each by itself) or `"none"`.
         turn: Turn by 0, 90, 180 or 270 degrees in training, all images of a record alike.
         enlarge: Bring images whose short side is below `size` up to it, bilinearly; otherwise they are an error.
     """
@@ -83,12 +86,16 @@ class Crops(Dataset):
         count: int = 1,
         seed: int = 0,
         draws: int = 0,
-        flip: bool = False,
+        flip: str = "none",
         turn: bool = False,
         enlarge: bool = False,
     ):
         if protocol not in PROTOCOLS:
             raise ValueError(f"crop protocol came as {protocol!r}; wanted one of {PROTOCOLS}")
+        if flip not in FLIPS:
+            raise ValueError(f"flip came as {flip!r}; wanted one of {tuple(FLIPS)}")
+        if draws < 0:
+            raise ValueError(f"draws came as {draws}; wanted 0 (one window) or more")
         if turn and protocol == "whole":
             raise ValueError("turn=True came with whole images, which need not be square: give a protocol of windows")
         self.dataset, self.protocol, self.size, self.count = dataset, protocol, size, count
@@ -105,8 +112,9 @@ class Crops(Dataset):
         places = windows(self.protocol, *images[0].shape[1:], self.size, count, rng)
         picked = self.pick(rng, len(places))
         images = [torch.stack([self._cut(image, places[i]) for i in picked]) for image in images]  # (draws, 3, S, S)
-        if self.flip and rng.random() < 0.5:
-            images = [image.flip(-1) for image in images]
+        for axis in FLIPS[self.flip]:
+            if rng.random() < 0.5:
+                images = [image.flip(axis) for image in images]
         if self.turn:
             quarters = int(rng.integers(4))
             images = [image.rot90(quarters, (-2, -1)) for image in images]

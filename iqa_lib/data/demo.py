@@ -17,7 +17,7 @@ one fixed data set; only the split depends on a seed.
 import csv
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +44,7 @@ RATINGS, RATING_SD = 30, 0.7
 SIGMA = 0.5
 SCORE = Label("simulated MOS", 1.0, 5.0, True)
 VOTES = Label("simulated share of votes for B", 0.0, 1.0, True)
+ALL_TYPES = frozenset(d.number for d in DISTORTIONS)
 CELLS = tuple((d.number, level) for d in DISTORTIONS for level in range(1, 6))
 
 
@@ -72,6 +73,8 @@ def load(
     scenes: int = 12,
     triplets: int = 60,
     votes: int = 1,
+    pairs: int = 0,
+    types: Collection[int] = ALL_TYPES,
 ) -> IQADataset:
     """One side of the demo set; images that are missing are made.
 
@@ -85,9 +88,11 @@ def load(
         triplets: Per reference, for `task="triplets"`.
         votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
             other triplets, as the papers' two stages have data sets of their own.
+        pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all of them.
+        types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
 
     Raises:
-        DataError: Unknown split or task, or no usable photograph in the folder.
+        DataError: Unknown split, task or type, or no usable photograph in the folder.
     """
     sources = {source.name: source for source in references(photos, scenes)}
     sides = by_reference(sources, FRACTIONS, seed) | {"all": sorted(sources)}
@@ -95,10 +100,12 @@ def load(
         raise DataError(f"demo: split came as {split!r}; wanted one of {', '.join(sides)}")
     if task not in ("pairs", "triplets"):
         raise DataError(f"demo: task came as {task!r}; wanted pairs or triplets")
+    if not types or not set(types) <= ALL_TYPES:
+        raise DataError(f"demo: types came as {sorted(types)}; wanted numbers from 1 to 25")
     chosen = [sources[name] for name in sides[split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
     if task == "pairs":
-        records = [pair for source in chosen for pair in _pairs(root, source)]
+        records = [pair for source in chosen for pair in _pairs(root, source, pairs, types)]
     else:
         records = [triplet for source in chosen for triplet in _triplets(root, source, triplets, votes)]
     make(root, chosen, {path for record in records for path in record.images})
@@ -205,12 +212,16 @@ def make(root: Path, sources: Sequence[Source], wanted: set[Path]) -> None:
             temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
 
 
-def _pairs(root: Path, source: Source) -> list[Pair]:
+def _pairs(root: Path, source: Source, count: int, types: Collection[int]) -> list[Pair]:
     folder = root / source.name
-    return [
+    found = [
         Pair(folder / "reference.png", _path(folder, cell), score, source.name, score, DISTORTIONS[cell[0] - 1].name)
         for cell, score in scores(source.name).items()
+        if cell[0] in types
     ]
+    if not 0 < count < len(found):
+        return found
+    return [found[i] for i in sorted(_rng(source.name, 4).choice(len(found), count, replace=False))]
 
 
 def _triplets(root: Path, source: Source, count: int, votes: int) -> list[Triplet]:

@@ -1,11 +1,17 @@
 """Which data set each paper trains and tests on, put together."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from iqa_lib.data import DataError, IQADataset, Label, load
+from iqa_lib.data.demo import ALL_TYPES
 from iqa_lib.data.folder import deal
 
 TRIPLET_SETS = ("demo", "clic")
+PAIR_SETS = ("demo", "pipal", "kadid10k", "tid2013", "live", "csiq")
+CROSS_TYPES = frozenset({2, 6, 10, 13, 17, 20, 24})
+"""The demo set's types of distortion that a cross-data-set test keeps away from training: one or two of each family."""
 
 
 def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False, **demo) -> dict[str, IQADataset]:
@@ -23,7 +29,7 @@ def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False
     Raises:
         DataError: Unknown data set, or one that is not there.
     """
-    _known(dataset, TRIPLET_SETS, "PRFNet")
+    _known(dataset, TRIPLET_SETS, "PRFNet's")
     if dataset == "demo":
         return {
             "coarse": load("demo", split="train", seed=seed, votes=1, **demo),
@@ -59,7 +65,7 @@ def iqa_tmfm(
     Raises:
         DataError: Unknown data set, or one that is not there.
     """
-    _known(dataset, TRIPLET_SETS, "IQA-TMFM")
+    _known(dataset, TRIPLET_SETS, "IQA-TMFM's")
     if dataset == "clic":
         root, demo = Path(root) / "clic", {}
     else:
@@ -68,15 +74,72 @@ def iqa_tmfm(
     train = load(dataset, root, split="train", seed=seed, **demo)
     if not hold_out:
         return {"train": train, "test": test}
-    parts = {
-        side: deal(train.records, side, {"train": 0.8, "selection": 0.2}, seed, by) for side in ("train", "selection")
+    return {"test": test} | _without_a_fifth(train, seed, by)
+
+
+def scored(
+    dataset: str,
+    root: Path | str,
+    *,
+    seed: int = 0,
+    cross: str = "",
+    hold_out: bool = False,
+    by: str = "reference",
+    **demo,
+) -> dict[str, IQADataset]:
+    """The sides of a network that is trained on pairs with scores (AHIQ, FR+NR, TOPIQ): `train`, `test` and more.
+
+    Args:
+        dataset: One of `PAIR_SETS`, split by reference as its module tells.
+        root: The folder that holds the data sets.
+        seed: Of the splits.
+        cross: Another data set, tested on as a whole, as side `cross`. With `"demo"` the network is trained and tested
+            on 18 types of distortion, and `cross` has the 7 others, on the references of `test`.
+        hold_out: Add side `selection`, by which an epoch can be chosen: LIVE's, CSIQ's and TID2013's `val`, elsewhere a
+            fifth of the training references.
+        by: `"reference"`, or `"row"`, which leaks references and measures what that makes.
+        **demo: Options of `iqa_lib.data.demo.load`.
+
+    Raises:
+        DataError: Unknown data set, or one that is not there.
+    """
+    _known(dataset, PAIR_SETS, "the")
+    if cross and (cross not in PAIR_SETS or (cross == "demo") != (dataset == "demo")):
+        raise DataError(f"cross came as {cross!r} with {dataset!r}; wanted another of {', '.join(PAIR_SETS)}, or none")
+    if dataset == "demo":
+        demo = {"task": "pairs", "types": ALL_TYPES - CROSS_TYPES if cross else ALL_TYPES} | demo
+        load_side = partial(load, "demo", seed=seed, **demo)
+    else:
+        load_side = partial(load, dataset, Path(root) / dataset, seed=seed, by=by)
+    sides = {"train": load_side(split="train"), "test": load_side(split="test")}
+    if hold_out and dataset in ("live", "csiq", "tid2013"):
+        sides["selection"] = load_side(split="val")
+    elif hold_out:
+        sides |= _without_a_fifth(sides["train"], seed, by)
+    if cross == "demo":
+        sides["cross"] = load_side(split="test", types=CROSS_TYPES)
+    elif cross:
+        sides["cross"] = load(cross, Path(root) / cross, split="all")
+    return sides
+
+
+def scaled(dataset: IQADataset, low: float, high: float) -> IQADataset:
+    """The same pairs, their scores brought linearly from [`low`, `high`] to [0, 1]."""
+    records = [replace(record, score=(record.score - low) / (high - low)) for record in dataset.records]
+    return IQADataset(dataset.name, dataset.split, records, dataset.label)
+
+
+def _without_a_fifth(train: IQADataset, seed: int, by: str) -> dict[str, IQADataset]:
+    """The training side without a fifth of it, and that fifth as `selection`."""
+    parts = {"train": 0.8, "selection": 0.2}
+    return {
+        side: IQADataset(train.name, side, deal(train.records, side, parts, seed, by), train.label) for side in parts
     }
-    return {side: IQADataset(dataset, side, records, train.label) for side, records in parts.items()} | {"test": test}
 
 
 def _known(dataset: str, known: tuple[str, ...], paper: str) -> None:
     if dataset not in known:
-        raise DataError(f"{paper}'s data set came as {dataset!r}; wanted one of {', '.join(known)}")
+        raise DataError(f"{paper} data set came as {dataset!r}; wanted one of {', '.join(known)}")
 
 
 def joined(*datasets: IQADataset, label: Label) -> IQADataset:

@@ -1,6 +1,10 @@
 """The papers' networks, one file a paper, in the paper's order."""
 
+from iqa_lib.models.ahiq import AHIQ
+from iqa_lib.models.fr_nr import FRNR
 from iqa_lib.models.iqa_tmfm import IQATMFM, FusedIQATMFM
+from iqa_lib.models.lpips_plus import LPIPSPlus
 from iqa_lib.models.prfnet import PRFNet
+from iqa_lib.models.topiq import CFANet
 
-__all__ = ["IQATMFM", "FusedIQATMFM", "PRFNet"]
+__all__ = ["AHIQ", "FRNR", "IQATMFM", "CFANet", "FusedIQATMFM", "LPIPSPlus", "PRFNet"]

@@ -71,8 +71,11 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, *, causal: bool = False) -> Tensor:
         q, k, v = self._split(self.query(queries)), self._split(self.key(tokens)), self._split(self.value(tokens))
-        dropout = self.dropout.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)  # (B, heads, Q, head_dim)
+        if tokens.shape[1] == 1:  # nothing to choose from: written out, so that no rounding gives Q and K a gradient
+            mixed = self.dropout((q @ k.mT).softmax(dim=-1)) @ v
+        else:
+            dropout = self.dropout.p if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)  # (B, heads, Q, d)
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # (B, Q, dim)
 
     def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
@@ -117,7 +120,8 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, read: int | None) -> tuple[Tensor, Tensor]:
         """The first `read` tokens of the layer's output (None: all), and those that asked the encoder's."""
         queries = x[:, :read]
-        asking = self.norm1(queries + self.attention(queries, x, causal=self.causal))
+        seen = queries if self.causal else x  # causally, no token sees those behind it
+        asking = self.norm1(queries + self.attention(queries, seen, causal=self.causal))
         x = self.norm2(asking + self.cross(asking, memory))
         return self.norm3(x + self.ffn(x)), asking  # (B, read, dim) both
 
@@ -285,6 +289,8 @@ class IQATMFM(nn.Module):
 
     def _features(self, *pictures: Tensor) -> list[list[Tensor]]:
         """Each picture's maps; the three go through the trunk as one batch."""
+        if len({picture.shape for picture in pictures}) > 1:
+            raise ValueError(f"windows came with unequal shapes {[tuple(p.shape) for p in pictures]}; wanted one shape")
         windows = [picture.flatten(0, 1) if picture.ndim == 5 else picture for picture in pictures]
         check_images(*windows)
         if windows[0].shape[-2:] != (self.crop, self.crop):
@@ -342,7 +348,8 @@ class MetricFusion(nn.Module):
     def standardise_by(self, inputs: Tensor) -> None:
         """Take mean and standard deviation from the training split's inputs `(N, inputs)`."""
         self.mean.copy_(inputs.mean(0))
-        self.std.copy_(inputs.std(0).clamp(min=1e-6))
+        std = inputs.std(0)
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.mlp((inputs - self.mean) / self.std).squeeze(1)
@@ -375,14 +382,21 @@ class FusedIQATMFM(nn.Module):
         _check(METRIC_INPUTS, metric_input=metric_input)
         self.network, self.metric_input = network, metric_input
         self.fusion = MetricFusion(1 + metrics * (2 if metric_input == "pair" else 1), activation=activation)
+        self.freeze_network = freeze_network
         if freeze_network:
             network.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FusedIQATMFM":
+        super().train(mode)
+        if self.freeze_network:
+            self.network.eval()
+        return self
 
     def inputs(self, logit: Tensor, metrics: Tensor) -> Tensor:
         """The fusion's input `(B, 1 + 2 m)`, or `(B, 1 + m)`: the network's logit `(B,)`, then metrics `(B, m, 2)`."""
         if self.metric_input == "difference":
             metrics = metrics[..., 1] - metrics[..., 0]
-        return torch.cat([logit[:, None], metrics.flatten(1)], dim=1)
+        return torch.cat([logit[:, None], metrics.flatten(1).float()], dim=1)
 
     def forward(self, reference, a, b, metrics: Tensor) -> Tensor:
         return self.fusion(self.inputs(self.network(reference, a, b), metrics))
@@ -408,8 +422,8 @@ def tree_fusion(inputs: Tensor, p_b: Tensor, *, seed: int = 0) -> HistGradientBo
 
 
 _AUTHOR_KEYS = (
-    (r"^res_conv(\d)x\.(\w+\.)?(weight|bias)$", r"residual.\1.conv.\3"),
-    (r"^discrinimator(\d)x\.", r"transformers.\1."),
+    (r"^res_conv([23])x\.(\w+\.)?(weight|bias)$", r"residual.\1.conv.\3"),
+    (r"^discrinimator([23])x\.", r"transformers.\1."),
     (r"\.conv_enc\.", ".residual_tokens.projection."),
     (r"\.conv_dec\.", ".reference_tokens.projection."),
     (r"\.transformer\.encoder\.(cls_token|pos_embedding)", r".residual_tokens.\1"),

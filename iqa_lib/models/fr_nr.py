@@ -1,0 +1,232 @@
+"""FR+NR: full-reference differences, pretrained and learnt, beside a no-reference look at the distorted picture.
+
+Paper: "Can No-reference features help in Full-reference image quality estimation?", arXiv 2203.00845,
+https://arxiv.org/abs/2203.00845. No code was released. With `phi_s` an encoder's map on scale s (strides 2, 4, 8, 16):
+
+    d_s = GAP(|phi_s(distorted) - phi_s(reference)|)    FRP: a frozen ImageNet encoder; FRNP: a learnt one
+    f_s = GAP(phi_s(distorted))                         NR: another learnt one
+    score = FC([d_FRP, d_FRNP, f_NR])                   three layers
+
+The mean over positions comes after the absolute value. The paper's final model has Inception-v3 in all three branches;
+its Table 2 (branches) has VGG16.
+
+What the paper leaves open was decided here and cannot be checked against the authors:
+
+- Taps: the last maps of each stride. VGG16 (without BatchNorm): the ReLU before each of pools 2 to 5, 128 to 512
+  channels; `vgg_taps="post_pool"` is the other reading, the outputs of pools 1 to 4, 64 to 512 channels. ResNet50: the
+  stem's ReLU, then stages 1 to 3. Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, Mixed_6e, whose convolutions without
+  padding make maps a little smaller than H / stride; its auxiliary head is not built.
+- Weights: torchvision's first ImageNet weights for all three networks (timm's `tv_in1k`). Pictures are normalised by
+  the statistics that belong to them (Inception-v3: 0.5 and 0.5), in all branches alike.
+- Frozen means the BatchNorm statistics too; `freeze_backbone=False` fine-tunes.
+- The learnt encoders are built like the frozen one and start from timm's random initialisation of that network. FRNP
+  sees references and distorted pictures as one batch, so that BatchNorm treats both alike.
+- Features are pooled as they come: no normalisation, no weights of channels or scales.
+- Head: 512, 128 and 1 wide, ReLU between, no dropout; linear output on the labels' own scale.
+- Pictures keep their size: no crop, and no resizing to Inception's 299.
+
+Schedule, epochs and the split are equally open; they are the notebook's parameters.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iqa_lib.backbones import Backbone, taps_at
+from iqa_lib.images import check_images
+
+BRANCHES = ("frp", "frnp", "nr")
+VGG_TAPS = ("pre_pool", "post_pool")
+STRIDES = (2, 4, 8, 16)
+
+
+class PostPool(Backbone):
+    """A VGG whose taps, the ReLUs before its max-pools, are passed through those pools."""
+
+    def __init__(self, name: str, **options):
+        super().__init__(name, **options)
+        self.strides = tuple(2 * stride for stride in self.strides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [F.max_pool2d(scale, 2) for scale in super().forward(images)]
+
+
+class Head(nn.Module):
+    """From the pooled vector to the score: linear layers, each but the last followed by ReLU and dropout."""
+
+    def __init__(self, width: int, hidden: Sequence[int], dropout: float = 0.0):
+        super().__init__()
+        self.hidden = nn.ModuleList(nn.Linear(*widths) for widths in pairwise((width, *hidden)))
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear((width, *hidden)[-1], 1)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        for layer in self.hidden:
+            vector = self.dropout(layer(vector).relu())
+        return self.out(vector).squeeze(1)  # (B,)
+
+    @torch.no_grad()
+    def contributions(self, vector: Tensor) -> Tensor:
+        """What each number of the vector adds to the score of the zero vector, `(B, D)`.
+
+        They sum to `head(vector) - head(0)` in eval mode, up to rounding. This is DeepLIFT's rescale rule (arXiv
+        1704.02685) from the zero vector: a ReLU passes the mean slope between its input there and its input here. With
+        one hidden layer that is integrated gradients.
+        """
+        zero, here, slopes = torch.zeros_like(vector), vector, []
+        for layer in self.hidden:
+            zero, here = layer(zero), layer(here)
+            slope = (here.relu() - zero.relu()) / (here - zero)
+            slopes.append(torch.where(here == zero, (here > 0).to(slope), slope))
+            zero, here = zero.relu(), here.relu()
+        weight = self.out.weight
+        for layer, slope in zip(reversed(self.hidden), reversed(slopes), strict=True):
+            weight = (weight * slope) @ layer.weight  # (B, width of the layer's input)
+        return weight * vector
+
+
+class FRNR(nn.Module):
+    """The pair network: up to three encoders, differences and activations pooled on four scales, head.
+
+    Args:
+        backbone: Full timm tag of a CNN.
+        weights: Of the frozen branch, see `iqa_lib.backbones.Backbone`; the learnt branches start random.
+        branches: Which of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. One named twice has one encoder and
+            its features twice: `("frp", "frp")` is the control for the head's size.
+        taps: Indices of the encoder's stages; by default those with strides 2, 4, 8, 16.
+        vgg_taps: `"pre_pool"` or `"post_pool"`, see the module's docstring.
+        freeze_backbone: Train nothing of the pretrained branch.
+        hidden: Widths of the head's hidden layers.
+        dropout: After each hidden layer.
+
+    Attributes:
+        backbone: The pretrained branch's encoder; None without that branch.
+        channels: Channels of each scale.
+        width: Length D of the head's vector: the scales' channels, for each branch.
+        min_size: What the sides of images must have at least: 32, or 43 for Inception-v3.
+
+    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1] and returns the score `(B,)`, on the scale of
+    the labels it was trained on. With `return_maps=True` also a dict: for each branch and scale the mean over channels
+    of what is pooled, `frp_1..frp_4`, `frnp_1..4`, `nr_1..4` `(B, 1, h_i, w_i)`, and `frp_vector`, `frnp_vector`,
+    `nr_vector` `(B, C)`.
+
+    Where only a frozen branch looks at the pictures, all it has to say about a pair is the vector of `pooled`:
+    `model(vector)` goes on from there, so that training can start from vectors computed once. With that branch alone
+    either picture can also be what `extract` made of it.
+
+    Raises:
+        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "inception_v3.tv_in1k",
+        weights: str | Path = "auto",
+        branches: Sequence[str] = BRANCHES,
+        taps: Iterable[int] | None = None,
+        vgg_taps: str = "pre_pool",
+        freeze_backbone: bool = True,
+        hidden: Sequence[int] = (512, 128),
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if not branches or not set(branches) <= set(BRANCHES):
+            raise ValueError(f"branches came as {branches!r}; wanted one or more of {BRANCHES}")
+        if vgg_taps not in VGG_TAPS:
+            raise ValueError(f"vgg_taps came as {vgg_taps!r}; wanted one of {VGG_TAPS}")
+        post_pool = vgg_taps == "post_pool"
+        if post_pool and not backbone.startswith("vgg"):
+            raise ValueError(f"vgg_taps came as {vgg_taps!r} with backbone {backbone!r}; wanted a VGG with it")
+        self.branches = tuple(branches)
+        self.min_size = 43 if backbone.startswith("inception_v3") else 32
+        if taps is None:
+            taps = taps_at(backbone, [stride // 2 if post_pool else stride for stride in STRIDES])
+        kind, taps = PostPool if post_pool else Backbone, tuple(taps)
+        self.encoders = nn.ModuleDict()
+        for branch in dict.fromkeys(branches):
+            pretrained = branch == "frp"
+            self.encoders[branch] = kind(
+                backbone,
+                taps=taps,
+                weights=weights if pretrained else "random",
+                frozen=freeze_backbone and pretrained,
+            )
+        self.channels = self.encoders[branches[0]].channels
+        self.width = len(branches) * sum(self.channels)
+        self.head = Head(self.width, hidden, dropout)
+
+    @property
+    def backbone(self) -> Backbone | None:
+        return getattr(self.encoders, "frp", None)
+
+    def extra_repr(self) -> str:
+        return f"branches={self.branches}"
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """The pretrained branch's four maps of images `(B, 3, H, W)`."""
+        if self.backbone is None:
+            raise ValueError(f"branches are {self.branches}; wanted 'frp' among them, for its features")
+        return self.backbone(images)
+
+    def pooled(self, reference, distorted, *, return_maps: bool = False):
+        """All branches' vectors, joined, `(B, D)`; with `return_maps=True` also the maps of `model(...)`."""
+        images = [x for x in (reference, distorted) if not isinstance(x, list | tuple)]
+        if len(images) < 2 and set(self.branches) != {"frp"}:
+            raise ValueError(f"features came in place of images with branches {self.branches}; wanted only 'frp' then")
+        check_images(*images, min_size=self.min_size)
+        vectors, maps = {}, {}
+        for branch in self.encoders:
+            scales = self._scales(branch, reference, distorted)  # 4 x (B, C_i, h_i, w_i)
+            vectors[branch] = torch.cat([scale.mean(dim=(2, 3)) for scale in scales], dim=1)  # (B, C)
+            if return_maps:
+                maps |= {f"{branch}_{i}": scale.mean(dim=1, keepdim=True) for i, scale in enumerate(scales, start=1)}
+                maps[f"{branch}_vector"] = vectors[branch]
+        vector = torch.cat([vectors[branch] for branch in self.branches], dim=1)  # (B, D)
+        return (vector, maps) if return_maps else vector
+
+    def forward(self, reference, distorted=None, *, return_maps: bool = False):
+        if distorted is None:
+            self._check_vector(reference, return_maps)
+            return self.head(reference)
+        if not return_maps:
+            return self.head(self.pooled(reference, distorted))
+        vector, maps = self.pooled(reference, distorted, return_maps=True)
+        return self.head(vector), maps
+
+    def contributions(self, reference, distorted) -> Tensor:
+        """What each branch on each scale adds to the score, `(B, branches, scales)`, in the order of `branches`.
+
+        Over both they sum to the score less that of the zero vector, `head(0)`: see `Head.contributions`.
+        """
+        parts = self.split(self.head.contributions(self.pooled(reference, distorted)))
+        return torch.stack([torch.stack([scale.sum(dim=1) for scale in branch], dim=1) for branch in parts], dim=1)
+
+    def split(self, vector: Tensor) -> list[tuple[Tensor, ...]]:
+        """A vector `(B, D)`, or its contributions, taken apart: for each branch its scales `(B, C_i)`."""
+        return [branch.split(self.channels, dim=1) for branch in vector.chunk(len(self.branches), dim=1)]
+
+    def _scales(self, branch: str, reference, distorted) -> list[Tensor]:
+        """What a branch pools on each scale: absolute differences, or activations of the distorted pictures."""
+        if branch == "nr":
+            return self.encoders[branch](distorted)
+        if isinstance(reference, Tensor) and isinstance(distorted, Tensor):
+            maps = self.encoders[branch](torch.cat([reference, distorted]))  # 4 x (2B, C_i, h_i, w_i)
+            reference, distorted = zip(*(scale.chunk(2) for scale in maps), strict=True)
+        else:
+            reference, distorted = (self.extract(x) if isinstance(x, Tensor) else x for x in (reference, distorted))
+        return [(d - r).abs() for d, r in zip(distorted, reference, strict=True)]
+
+    def _check_vector(self, vector: Tensor, return_maps: bool) -> None:
+        shape = tuple(getattr(vector, "shape", ()))
+        if return_maps or len(shape) != 2 or shape[1] != self.width:
+            raise ValueError(
+                f"one argument came, of shape {shape}, with return_maps={return_maps}; wanted reference and distorted, "
+                f"or what `pooled` made of them, (B, {self.width}), without maps"
+            )

@@ -1,0 +1,87 @@
+"""LPIPS+: LPIPS whose places count by what the reference shows there.
+
+Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
+https://arxiv.org/abs/2308.03060, equation 1. Networks, linear layers and their weights are the `lpips` package's.
+
+Nothing is trained. The semantic weight is the reference's feature map before it is normalised, resized bilinearly to
+each layer; equation 1 sums over its channels above and below the line, so their sum is resized here, once a layer.
+"""
+
+from pathlib import Path
+
+import lpips
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iqa_lib.baselines import BASELINES, load_network
+from iqa_lib.images import check_images
+
+NETS = ("alex", "vgg", "squeeze")
+
+
+class LPIPSPlus(nn.Module):
+    """LPIPS with a semantically weighted mean over space (eq. 1).
+
+    `sum_m sum(Resize(F_i) * S_m) / sum(Resize(F_i))`, with S_m the distances in layer m and F_i the features of
+    the reference in layer i.
+
+    Args:
+        net: `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7).
+        semantic_layer: The layer i, counted from 0; None is plain LPIPS, the unweighted mean.
+        weights: `"auto"` (torch.hub's cache, or fetched into it), `"random"`, or the path of a file with the complete
+            network or with torchvision's trunk.
+
+    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or for both what `extract` made of them, and
+    returns distances `(B,)`: lower is better, 0 for equal images. The reference comes first, as in the lpips package;
+    plain LPIPS is symmetric, LPIPS+ is not. With `return_maps=True` also a dict: `distance_0..` `(B, 1, h_m, w_m)`, the
+    S_m, and `activation_0..` of the same sizes, the reference's features averaged over channels; the semantic weight is
+    `activation_i`.
+
+    Attributes:
+        weights: What was loaded, an `iqa_lib.backbones.Weights`.
+
+    Raises:
+        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+        WeightsError: The weights are not to be had.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, *, net: str = "alex", semantic_layer: int | None = 2, weights: Path | str = "auto"):
+        super().__init__()
+        if net not in NETS:
+            raise ValueError(f"net came as {net!r}; wanted one of {NETS}")
+        self.network, self.weights = load_network(f"lpips-{net}", weights=None if weights == "auto" else weights)
+        if semantic_layer not in (None, *range(self.network.L)):
+            raise ValueError(
+                f"semantic_layer came as {semantic_layer!r}; wanted None or 0 to {self.network.L - 1} for net {net!r}"
+            )
+        self.semantic_layer = semantic_layer
+        limits = BASELINES[f"lpips-{net}"]
+        self.min_size, self.max_pixels = limits.min_size, limits.max_pixels
+
+    def train(self, mode: bool = True) -> "LPIPSPlus":
+        """Stays in eval mode, in which the linear layers drop nothing."""
+        return super().train(False)
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """The trunk's feature maps of images `(B, 3, H, W)` in [0, 1], one a layer, shallow to deep."""
+        return list(self.network.net(self.network.scaling_layer(2 * images - 1)))
+
+    def forward(self, reference, distorted, *, return_maps: bool = False):
+        if isinstance(reference, Tensor):
+            check_images(reference, distorted, min_size=self.min_size, max_pixels=self.max_pixels)
+            reference, distorted = self.extract(reference), self.extract(distorted)
+        maps = {}
+        for m, (lin, r, d) in enumerate(zip(self.network.lins, reference, distorted, strict=True)):
+            maps[f"distance_{m}"] = lin((lpips.normalize_tensor(r) - lpips.normalize_tensor(d)) ** 2)  # (B, 1, h, w)
+            maps[f"activation_{m}"] = r.mean(dim=1, keepdim=True)  # (B, 1, h, w)
+        distance = sum(self._pooled(maps[f"distance_{m}"], maps) for m in range(len(reference)))  # (B,)
+        return (distance, maps) if return_maps else distance
+
+    def _pooled(self, distances: Tensor, maps: dict[str, Tensor]) -> Tensor:
+        if self.semantic_layer is None:
+            return distances.mean(dim=(1, 2, 3))
+        weight = maps[f"activation_{self.semantic_layer}"]
+        weight = F.interpolate(weight, size=distances.shape[2:], mode="bilinear", align_corners=False)
+        return (weight * distances).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))

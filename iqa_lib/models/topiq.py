@@ -1,0 +1,336 @@
+"""TOPIQ: CFANet, which lets what a picture shows decide which of its distortions count.
+
+Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
+https://arxiv.org/abs/2308.03060. The network for full reference; equations 2 and 5 to 8 are here, equation 1 (LPIPS+)
+is in `iqa_lib.models.lpips_plus`, the losses in `iqa_lib.losses`.
+
+The defaults are the authors' released network, so that their weights fit (`CFANet.from_author_checkpoint`). It departs
+from the paper's equations: attention blocks are pre-norm with a feed-forward (`ffn=False` is the equations' attention
+and residual alone), tokens get a position, one more self-attention block comes before the mean over tokens, and
+|F_d - F_r| is sqrt((F_d - F_r)^2 + 1e-12). Each released cross-scale block also owns a self-attention that nothing
+calls, 1,052,672 parameters in all: it is absent here.
+
+Decided here, because the paper's ablations were not at hand: `cross_scale="concat"` joins the scales' tokens with one
+linear layer, `"none"` scores the deepest scale alone, `glp="average"` pools without a mask, and `ffn=False` drops the
+normalisation and dropout of every attention block, the last one too, but keeps the projection that joins the heads.
+"""
+
+import copy
+import itertools
+import re
+from pathlib import Path
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from iqa_lib.backbones import Backbone, Weights, WeightsError
+from iqa_lib.files import sha256
+from iqa_lib.images import check_images
+
+GLPS = ("gated", "average")
+CROSS_SCALES = ("top_down", "bottom_up", "concat", "none")
+
+
+class GatedLocalPooling(nn.Module):
+    """One scale's features, masked by their difference (eq. 2), pooled to the deepest scale's size, as tokens.
+
+    `F_mask = sigmoid(phi(|F_d - F_r|)) * cat(F_d, F_r, |F_d - F_r|)`, with a mask of one channel.
+    """
+
+    def __init__(self, channels: int, dim: int, *, gated: bool, width: int = 64):
+        super().__init__()
+        self.mask = None
+        if gated:
+            self.mask = nn.Sequential(
+                nn.Conv2d(channels, width, 1),
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(width, 1, 3, padding=1),
+                nn.Sigmoid(),
+            )
+        self.project = nn.Sequential(nn.Conv2d(3 * channels, dim, 1), nn.GELU())
+
+    def forward(self, reference: Tensor, distorted: Tensor, size: torch.Size) -> tuple[Tensor, Tensor | None]:
+        difference = distorted - reference
+        difference = (difference * difference).add_(1e-12).sqrt_()  # (B, C, h, w)
+        mask = None if self.mask is None else self.mask(difference)  # (B, 1, h, w)
+        parts = distorted, reference, difference
+        parts = [F.adaptive_avg_pool2d(part if mask is None else mask * part, size) for part in parts]
+        return self.project(torch.cat(parts, dim=1)), mask  # (B, dim, *size), (B, 1, h, w)
+
+
+class Attention(nn.Module):
+    """Multi-head attention (eq. 6 and 7) in the parameters of `nn.MultiheadAttention`, but linear in memory.
+
+    Torch's own forms the whole map in eval mode: 2 GB for 12 megapixels. Here only a map that was asked for is formed.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, queries: Tensor, tokens: Tensor, *, return_map: bool) -> tuple[Tensor, Tensor | None]:
+        dim = queries.shape[-1]
+        projected = [
+            F.linear(queries, self.in_proj_weight[:dim], self.in_proj_bias[:dim]),
+            *F.linear(tokens, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, dim=-1),
+        ]
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)  # (B, heads, L, dim / heads)
+        attention, dropout = None, self.dropout if self.training else 0.0
+        if return_map:
+            attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)  # (B, heads, L, L)
+            mixed = F.dropout(attention, dropout) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), attention  # (B, L, dim)
+
+
+class AttentionBlock(nn.Module):
+    """`Attn(x, tokens) + x`: with `cross` between two scales (eq. 8), else within one (eq. 5)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, *, cross: bool, ffn: bool):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim) if ffn else nn.Identity()
+        self.norm_tokens = nn.LayerNorm(dim) if ffn and cross else nn.Identity()
+        self.attention = Attention(dim, heads, dropout if ffn else 0.0)
+        self.dropout = nn.Dropout(dropout if ffn else 0.0)
+        self.ffn = None
+        if ffn:
+            self.ffn = nn.Sequential(
+                nn.LayerNorm(dim),
+                nn.Linear(dim, 4 * dim),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(4 * dim, dim),
+                nn.Dropout(dropout),
+            )
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, x: Tensor, tokens: Tensor | None = None, *, return_map: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        queries = self.norm(x)
+        tokens = queries if tokens is None else self.norm_tokens(tokens)
+        mixed, attention = self.attention(queries, tokens, return_map=return_map)
+        x = x + self.dropout(mixed)  # (B, L, dim)
+        return x if self.ffn is None else x + self.ffn(x), attention
+
+
+class CFANet(nn.Module):
+    """The coarse-to-fine attention network: shared trunk, gated pooling, attention within and across scales, head.
+
+    Args:
+        backbone: Full timm tag of a CNN.
+        taps: Its stages, shallow to deep.
+        weights: See `iqa_lib.backbones.Backbone`. BatchNorm in the trunk never learns.
+        freeze_backbone: Train nothing of the trunk.
+        dim: Width of the tokens.
+        heads: Of each attention.
+        dropout: In the attention blocks.
+        glp: `"gated"` (the paper) or `"average"`.
+        self_attention: Whether there are self-attention blocks before the scales meet.
+        cross_scale: `"top_down"` (the paper), `"bottom_up"`, `"concat"` or `"none"`.
+        ffn: False gives the paper's equations instead of the released blocks.
+
+    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or for both what `extract` made of them, and
+    returns scores `(B,)`: higher is better, unbounded, the two arguments are not interchangeable. Sides of 32 px and
+    more, odd ones too; up to `max_pixels` an image, which keeps the process of one fp32 pair below 8 GiB, without
+    gradients. With `return_maps=True` also a dict, scales counted from the shallowest: `mask_0..4` `(B, 1, h_i, w_i)`
+    in (0, 1); `self_attention_0..4` and `cross_attention_i`, by the scale that is looked at, `(B, heads, h, w, h, w)`
+    with `h, w` of the deepest scale: `maps["cross_attention_2"][b, :, y, x]` is where the query at `(y, x)` looks on
+    scale 2. These grow with the square of the image; `max_map_pixels` bounds them.
+
+    Raises:
+        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    """
+
+    higher_is_better = True
+    min_size = 32
+    max_pixels = 14_000_000
+    max_map_pixels = 2_000_000
+    max_batch_pixels = 2_000_000  # of an image; larger ones go through the trunk one after the other
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "resnet50.a1_in1k",
+        taps: tuple[int, ...] = (0, 1, 2, 3, 4),
+        weights: str | Path = "auto",
+        freeze_backbone: bool = False,
+        dim: int = 256,
+        heads: int = 4,
+        dropout: float = 0.1,
+        glp: str = "gated",
+        self_attention: bool = True,
+        cross_scale: str = "top_down",
+        ffn: bool = True,
+    ):
+        super().__init__()
+        if glp not in GLPS:
+            raise ValueError(f"glp came as {glp!r}; wanted one of {GLPS}")
+        if cross_scale not in CROSS_SCALES:
+            raise ValueError(f"cross_scale came as {cross_scale!r}; wanted one of {CROSS_SCALES}")
+        if dim % 2 or dim % heads:
+            raise ValueError(f"dim came as {dim}, heads as {heads}; wanted an even dim, a multiple of heads")
+        self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=freeze_backbone, freeze_batchnorm=True)
+        scales = range(len(self.backbone.channels))
+        self.order = {"top_down": scales[::-1], "bottom_up": scales, "concat": scales, "none": scales[-1:]}[cross_scale]
+        shape = dict(dim=dim, heads=heads, dropout=dropout, ffn=ffn)
+        self.h_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 32, 1), std=0.02))
+        self.w_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 1, 32), std=0.02))
+        self.pooling = nn.ModuleDict(
+            {str(i): GatedLocalPooling(self.backbone.channels[i], dim, gated=glp == "gated") for i in self.order}
+        )
+        self.self_attention = nn.ModuleDict(
+            {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
+        )
+        steps = 0 if cross_scale == "concat" else len(self.order) - 1
+        self.cross_attention = nn.ModuleList(AttentionBlock(**shape, cross=True) for _ in range(steps))
+        self.concat = nn.Linear(len(scales) * dim, dim) if cross_scale == "concat" else None
+        self.attention_pool = AttentionBlock(**shape, cross=False)
+        self.head = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, dim),
+            nn.GELU(),
+            nn.LayerNorm(dim),
+            nn.Linear(dim, dim),
+            nn.GELU(),
+            nn.Linear(dim, 1),
+        )
+
+    @classmethod
+    def from_author_checkpoint(cls, path: Path | str, **options) -> "CFANet":
+        """The network of a file in the authors' layout (514 tensors), in eval mode; options go to the constructor.
+
+        Raises:
+            WeightsError: The file cannot be read, lacks a tensor, or has one too many or of another shape.
+        """
+        path = Path(path)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)["params"]
+            state = {_own_name(key): tensor for key, tensor in state.items()}
+            found = {key: tensor.shape for key, tensor in state.items() if key != "unused"}
+        except Exception as error:  # torch and pickle have many of their own
+            raise WeightsError(f"{path} cannot be read as a checkpoint of CFANet ({error!r})") from error
+        model = cls(**{"weights": "random"} | options)
+        wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+            raise WeightsError(
+                f"{path} does not hold the weights of this CFANet: {len(wrong)} tensors are missing, unknown or of "
+                f"another shape, the first {wrong[0]!r}: give the right file, and the options it was trained with"
+            )
+        model.load_state_dict({key: state[key] for key in wanted})
+        model.backbone.weights = Weights("CFANet", "file", path.name, sha256(path))
+        return model.eval()
+
+    def folded(self) -> "CFANet":
+        """A frozen copy for prediction, BatchNorm folded into the convolution before it: equal scores, in less time."""
+        model = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in model.backbone.modules():
+            for (conv_name, conv), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                    setattr(module, norm_name, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+        return model
+
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """The trunk's feature maps of images `(B, 3, H, W)`, shallow to deep."""
+        return self.backbone(images)
+
+    def forward(self, reference, distorted, *, return_maps: bool = False):
+        if isinstance(reference, Tensor):
+            most = self.max_map_pixels if return_maps else self.max_pixels
+            check_images(reference, distorted, min_size=self.min_size, max_pixels=most)
+            scales = self._extract_both(reference, distorted)
+        else:
+            scales = list(zip(reference, distorted, strict=True))
+        maps, size = {}, scales[-1][0].shape[-2:]
+        tokens = self._tokens(scales, size, maps)
+        with torch.autocast(self.h_emb.device.type, enabled=False):  # little work, but most of what bf16 would blur
+            score = self._score(tokens, maps, return_maps)
+        if not return_maps:
+            return score
+        return score, {
+            name: tensor if name.startswith("mask") else tensor.unflatten(3, size).unflatten(2, size)
+            for name, tensor in maps.items()
+        }
+
+    def _extract_both(self, reference: Tensor, distorted: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Both images' maps, scale by scale: from one batch, or from two where memory matters."""
+        images = (image.contiguous(memory_format=torch.channels_last) for image in (reference, distorted))
+        if reference.shape[2] * reference.shape[3] > self.max_batch_pixels:
+            return list(zip(*map(self.extract, images), strict=True))
+        return [scale.chunk(2) for scale in self.extract(torch.cat(list(images)))]
+
+    def _tokens(self, scales: list, size: torch.Size, maps: dict) -> dict[int, Tensor]:
+        """Tokens `(B, L, dim)` of each scale in use, deep to shallow; `scales` gives up each pair of maps once used."""
+        position, tokens = self._position(size), {}
+        for i in reversed(range(len(scales))):
+            pair = scales.pop()  # 2 x (B, C_i, h_i, w_i)
+            if i in self.order:
+                x, mask = self.pooling[str(i)](*pair, size)
+                tokens[i] = x.flatten(2).transpose(1, 2) + position
+                if mask is not None:
+                    maps[f"mask_{i}"] = mask
+        return tokens
+
+    def _score(self, tokens: dict[int, Tensor], maps: dict, return_maps: bool) -> Tensor:
+        """Attention within each scale (eq. 5), then from one to the next (eq. 8) or a linear layer, and the head."""
+        for i, block in self.self_attention.items():
+            tokens[int(i)], maps[f"self_attention_{i}"] = block(tokens[int(i)], return_map=return_maps)
+        if self.concat is None:
+            first, *others = self.order
+            x = tokens[first]
+            for i, block in zip(others, self.cross_attention, strict=True):
+                x, maps[f"cross_attention_{i}"] = block(x, tokens[i], return_map=return_maps)
+        else:
+            x = self.concat(torch.cat([tokens[i] for i in self.order], dim=-1))  # (B, L, dim)
+        x, _ = self.attention_pool(x)
+        return self.head(x.mean(dim=1)).squeeze(1)  # (B,)
+
+    def _position(self, size: torch.Size) -> Tensor:
+        """The 32 x 32 table of positions, resized to tokens `(1, L, dim)`."""
+        table = torch.cat([self.h_emb.expand(-1, -1, -1, 32), self.w_emb.expand(-1, -1, 32, -1)], dim=1)
+        table = F.interpolate(table, size=size, mode="bicubic", align_corners=False)  # (1, dim, *size)
+        return table.flatten(2).transpose(1, 2)
+
+
+_ENCODER = r"^(sa_attn_blks\.\d\.layers\.0|attn_pool)"
+_DECODER = r"^(attn_blks\.\d\.layers\.0)"
+_RENAMED = (
+    (r"^module\.", ""),
+    (rf"{_DECODER}\.self_attn.*", "unused"),
+    (rf"{_DECODER}\.multihead_attn", r"\1.attention"),
+    (rf"{_DECODER}\.norm2", r"\1.norm_tokens"),
+    (rf"{_DECODER}\.norm3", r"\1.ffn.0"),
+    (rf"{_ENCODER}\.self_attn", r"\1.attention"),
+    (rf"{_ENCODER}\.norm2", r"\1.ffn.0"),
+    (r"\.norm1\.", ".norm."),
+    (r"\.linear1\.", ".ffn.1."),
+    (r"\.linear2\.", ".ffn.4."),
+    (r"^sa_attn_blks\.(\d)\.layers\.0", r"self_attention.\1"),
+    (r"^attn_blks\.(\d)\.layers\.0", r"cross_attention.\1"),
+    (r"^attn_pool", "attention_pool"),
+    (r"^semantic_model", "backbone.net.model"),
+    (r"^weight_pool\.(\d)", r"pooling.\1.mask"),
+    (r"^dim_reduce\.(\d)", r"pooling.\1.project"),
+    (r"^score_linear", "head"),
+)
+
+
+def _own_name(key: str) -> str:
+    """A tensor's name in `CFANet`, from its name in the authors' layout; `"unused"` if no forward pass needs it."""
+    for pattern, name in _RENAMED:
+        key = re.sub(pattern, name, key)
+    return key
