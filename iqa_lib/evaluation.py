@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ __all__ = [
     "Calibration",
     "Estimate",
     "agreement",
+    "agreements",
     "baseline_scores",
     "calibration",
     "krocc",
@@ -231,6 +232,17 @@ def _kept_scores(
 
 def _distorted(dataset: IQADataset, index: int) -> Sequence[Path]:
     return dataset.records[index].images[1:]
+
+
+def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sign: int = 1) -> dict[str, Estimate]:
+    """Those of `AGREEMENT` that are defined for a table; a fit that does not converge, say, is printed and left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = agreement(table, name, sign)
+        except (ValueError, RuntimeError) as error:
+            print(f"{name}: no value: {error}")
+    return found
 
 
 def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:

@@ -530,7 +530,10 @@ def scatter(
     for axis, (title, table), xlabel in zip(axes.flat, predictions.items(), xlabels, strict=False):
         table = table.sort_values("prediction")
         axis.scatter(table.prediction, table.target, s=9, alpha=0.5, linewidth=0)
-        axis.plot(table.prediction, logistic_fit(table.prediction, table.target), color="C1", linewidth=1.5)
+        try:
+            axis.plot(table.prediction, logistic_fit(table.prediction, table.target), color="C1", linewidth=1.5)
+        except (ValueError, RuntimeError):  # too few points, or none to which the logistic converges
+            title = f"{title} (no fit)"
         axis.set_title(title, fontsize=8)
         axis.set_xlabel(xlabel, fontsize=7)
         axis.tick_params(labelsize=6.5)

@@ -1,10 +1,49 @@
 """Notebooks as a user runs them: by papermill, on data in the true layouts."""
 
 import json
+import zlib
 
 import dataset_trees
+import numpy as np
+import pytest
+from PIL import Image
 
 from iqa_lib import runs
+
+SMALL = {"row": "dry_run", "scale": "test", "weights": "random", "max_steps": 1, "max_batch": 1, "workers": 0}
+
+
+@pytest.fixture
+def trees(tmp_path, monkeypatch):
+    """A folder for data sets, whose pictures are noise of their own, large enough for a window of 224."""
+
+    def image(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(zlib.crc32(path.name.encode())).integers(0, 256, (232, 240, 3), np.uint8)
+        Image.fromarray(noise).save(path, compress_level=1)
+
+    monkeypatch.setattr(dataset_trees, "image", image)
+    return tmp_path / "data"
+
+
+def kadid10k(root):
+    """KADID-10k's layout with enough pictures for a test fifth that a logistic can be fitted to."""
+    rng, lines = np.random.default_rng(0), ["dist_img,ref_img,dmos,var"]
+    for reference in range(1, 11):
+        dataset_trees.image(root / f"images/I{reference:02}.png")
+        for kind in range(1, 7):
+            name = f"I{reference:02}_{kind:02}_01.png"
+            dataset_trees.image(root / "images" / name)
+            lines.append(f"{name},I{reference:02}.png,{rng.uniform(1, 5):.2f},0.496")
+    dataset_trees.write(root / "dmos.csv", "\n".join(lines) + "\n")
+
+
+def run_paper(notebook, tmp_path, trees, **changed):
+    """Run a notebook by its `paper.yaml`, cut to a step; gives the record."""
+    parameters = runs.read_parameters(runs.repo_root() / f"params/{notebook}/paper.yaml")
+    parameters |= {name: value for name, value in SMALL.items() if name in runs.declared(notebook)}
+    runs.execute(notebook, tmp_path / "out.ipynb", parameters | {"data_root": str(trees)} | changed)
+    return json.loads((runs.repo_root() / f"outputs/test/{notebook}/dry_run/seed0/run.json").read_text())
 
 
 def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path, monkeypatch):
@@ -12,19 +51,40 @@ def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_trees, "PNG", dataset_trees.encoded((64, 64)))
     for name in ("clic", "bapps", "pieapp"):
         getattr(dataset_trees, name)(tmp_path / "data" / name)
-    parameters = runs.read_parameters(runs.repo_root() / "params/03_prfnet/paper.yaml") | {
-        "row": "dry_run",
-        "scale": "test",
-        "data_root": str(tmp_path / "data"),
-        "weights": "random",
-        "batch_size": 2,
-        "accumulate": 2,
-        "max_steps": 1,
-        "max_batch": 1,
-        "workers": 0,
-    }
-    runs.execute("03_prfnet", tmp_path / "out.ipynb", parameters)
-    record = json.loads((runs.repo_root() / "outputs/test/03_prfnet/dry_run/seed0/run.json").read_text())
+    record = run_paper("03_prfnet", tmp_path, tmp_path / "data", batch_size=2, accumulate=2)
     assert record["weights"] == {"network": "res2net50_26w_4s.in1k", "source": "random", "file": "", "sha256": ""}
     assert {name: step["steps"] for name, step in record["steps"].items()} == {"step 1": 1, "step 2": 1}
     assert record["data"]["fine"]["name"] == "bapps+pieapp"
+
+
+def test_the_papers_configuration_of_iqa_tmfm_takes_a_step(tmp_path, trees):
+    """ConvNeXt-Tiny, windows of 224 mirrored and turned, both stages, metrics fused, on CLIC's own layout."""
+    dataset_trees.clic(trees / "clic")
+    options = dict(batch_size=2, draws=2, test_crop_count=2, metrics="psnr, gmsd")
+    record = run_paper("02_iqa_tmfm", tmp_path, trees, **options)
+    assert record["weights"]["backbone"]["network"] == "convnext_tiny.fb_in1k"
+    assert {name: step["steps"] for name, step in record["steps"].items()} == {"stage 1": 1, "stage 2": 1}
+    assert record["data"]["test"]["split"] == "validation"
+    assert {"accuracy IQA-TMFM", "accuracy its network alone", "accuracy GMSD"} <= set(record["metrics"])
+
+
+def test_the_papers_configuration_of_ahiq_takes_a_step(tmp_path, trees):
+    """ResNet50 and ViT-B/8, windows of 224, on KADID-10k's layout."""
+    kadid10k(trees / "kadid10k")
+    options = dict(cnn_weights="random", vit_weights="random", batch_size=2, test_crop_count=1, hold_out=False)
+    record = run_paper("04_ahiq", tmp_path, trees, dataset="kadid10k", **options)
+    assert {weights["network"] for weights in record["weights"].values()} == {
+        "resnet50.a1_in1k",
+        "vit_base_patch8_224.augreg_in21k_ft_in1k",
+    }
+    assert {"srocc AHIQ", "plcc AHIQ", "srocc PSNR"} <= set(record["metrics"])
+
+
+def test_the_papers_configuration_of_fr_nr_takes_a_step(tmp_path, trees):
+    """Inception-v3 in all branches, whole pictures of KADID-10k's and PIPAL's layouts."""
+    kadid10k(trees / "kadid10k")
+    dataset_trees.pipal(trees / "pipal")
+    record = run_paper("05_fr_nr", tmp_path, trees, batch_size=2)
+    assert {weights["network"] for weights in record["weights"].values()} == {"inception_v3.tv_in1k"}
+    assert record["data"]["cross"]["name"] == "pipal"
+    assert {"srocc FR+NR", "krocc FR+NR cross"} <= set(record["metrics"])
