@@ -1,11 +1,12 @@
 """What CFANet costs: seconds against the multiply-adds at this machine's matrix rate, bf16's drift, peak memory.
 
 python benchmarks/topiq.py                          a 384x512 pair: fp32, folded, bf16
+python benchmarks/topiq.py --busy                   the same on a machine that does other work too
 python benchmarks/topiq.py --large 3000x4000        peak memory of this process on one pair of that size, folded
 python benchmarks/topiq.py --checkpoint cfanet.pth  with the authors' weights: bf16's drift on what is worth scoring
 
-Every round times the matrix product and each variant once, and the least of all rounds counts: on a busy machine give
-more rounds. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 in the environment keep the
+Every round times the matrix product and each variant once, and the least of all rounds counts. Other processes make that
+worthless: --busy counts one thread's processor seconds instead. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 in the environment keep the
 allocator from giving memory back to the system between layers. Weights are random unless given: neither time nor memory
 depends on them.
 """
@@ -24,12 +25,12 @@ from iqa_lib.training import best_device, peak_memory
 SIDE = 2048
 
 
-def seconds(call: Callable[[], Tensor], device: torch.device) -> float:
-    started = time.perf_counter()
+def seconds(call: Callable[[], Tensor], device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    started = clock()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def autocast(model: CFANet, *images: Tensor) -> Tensor:
@@ -41,8 +42,9 @@ def distorted_by(reference: Tensor, strength: float) -> Tensor:
     return torch.lerp(reference, torch.rand_like(reference), strength)
 
 
-def speed(model: CFANet, height: int, width: int, rounds: int) -> None:
+def speed(model: CFANet, height: int, width: int, rounds: int, busy: bool) -> None:
     device, folded = best_device(), model.folded()
+    clock = time.process_time if busy else time.perf_counter
     reference = torch.rand(1, 3, height, width, device=device)
     images = reference, distorted_by(reference, 0.1)
     with FlopCounterMode(display=False) as counter:
@@ -56,7 +58,7 @@ def speed(model: CFANet, height: int, width: int, rounds: int) -> None:
         "bf16": lambda: autocast(model, *images),
         "bf16 folded": lambda: autocast(folded, *images),
     }
-    times = [{name: seconds(call, device) for name, call in calls.items()} for _ in range(rounds + 1)][1:]
+    times = [{name: seconds(call, device, clock) for name, call in calls.items()} for _ in range(rounds + 1)][1:]
     least = {name: min(row[name] for row in times) for name in calls}
     rate = 2 * SIDE**3 / least.pop("matrix")
     floor = operations / rate
@@ -102,7 +104,10 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a file of the authors' weights")
     parser.add_argument("--rounds", type=int, default=10, help="to take the least of")
     parser.add_argument("--pairs", type=int, default=8, help="to measure bf16's drift on")
+    parser.add_argument("--busy", action="store_true", help="processor seconds of one thread (CPU only)")
     options = parser.parse_args()
+    if options.busy:
+        torch.set_num_threads(1)
     torch.manual_seed(0)
     path = options.checkpoint
     model = CFANet.from_author_checkpoint(path) if path else CFANet(weights="random").eval()
@@ -110,7 +115,7 @@ def main() -> None:
     if options.large:
         large(model, *options.large)
     else:
-        speed(model, *options.size, options.rounds)
+        speed(model, *options.size, options.rounds, options.busy)
         drift(model, *options.size, options.pairs)
 
 
