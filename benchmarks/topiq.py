@@ -5,10 +5,10 @@ python benchmarks/topiq.py --busy                   the same on a machine that d
 python benchmarks/topiq.py --large 3000x4000        peak memory of this process on one pair of that size, folded
 python benchmarks/topiq.py --checkpoint cfanet.pth  with the authors' weights: bf16's drift on what is worth scoring
 
-Every round times the matrix product and each variant once, and the least of all rounds counts. Other processes make that
-worthless: --busy counts one thread's processor seconds instead. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=8000000000 in the environment keep the
-allocator from giving memory back to the system between layers. Weights are random unless given: neither time nor memory
-depends on them.
+Every round times the matrix product and each variant once, and the least of all rounds counts. Other processes make
+that worthless: --busy counts one thread's processor seconds instead. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000
+MALLOC_MMAP_THRESHOLD_=8000000000 in the environment keep the allocator from giving memory back to the system between
+layers. Weights are random unless given: neither time nor memory depends on them.
 """
 
 import argparse
