@@ -179,6 +179,58 @@ def metrics(estimates: Mapping[str, Estimate], title: str, xlabel: str, chance: 
     return _done(figure)
 
 
+def forest(lines: pd.DataFrame, title: str) -> Figure:
+    """Rows of a table, our numbers with their 95 % intervals; one panel a column that has any of ours.
+
+    Where a column is the paper's own data set its value stands beside ours.
+
+    Args:
+        lines: From `iqa_lib.tables.comparison`.
+        title: Of the figure.
+    """
+    drawn = {name: part for name, part in lines.groupby("column", sort=False) if part.ours.notna().any()}
+    rows = list(lines[lines.ours.notna()].row.unique())
+    size = 2.2 + 2.6 * len(drawn), 1.3 + 0.26 * len(rows)
+    figure, axes = plt.subplots(1, len(drawn), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (column, part) in zip(axes[0], drawn.items(), strict=True):
+        part = part.set_index("row").reindex(rows)
+        places = np.arange(len(rows))
+        axis.hlines(places, part.low, part.high, color="C0", linewidth=2)
+        axis.plot(part.ours, places, "o", color="C0", label="ours, 95 % interval")
+        if part.paper.notna().any():
+            axis.plot(part.paper.astype(float), places, "D", color="C1", fillstyle="none", label="paper")
+        lower = "lower" if column.startswith(("RMSE", "distance")) else "higher"
+        axis.set(xlabel=f"{column} ({lower} is better)", ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(axis="y", color="0.9")
+        sns.despine(ax=axis)
+    axes[0, 0].set_yticks(range(len(rows)), rows)
+    axes[0, -1].legend(fontsize=7, loc="best")
+    figure.suptitle(title)
+    return _done(figure)
+
+
+def paper_differences(lines: pd.DataFrame, title: str) -> Figure:
+    """The papers' differences between an ablation and the full model, in units of the sampling noise at their n.
+
+    Args:
+        lines: From `iqa_lib.tables.differences`, with a column `table`; those with `paper_noise` are drawn.
+        title: Of the figure.
+    """
+    told = lines[lines.paper_noise.notna()]
+    labels = [f"{line.table}: {line.row}, {line.column}" for line in told.itertuples()]
+    ratio, places = told.paper / told.paper_noise, np.arange(len(told))
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.22 * len(told)), layout="constrained")
+    axis.axvspan(-1, 1, color="0.9", label="within the 95 % interval of no difference")
+    axis.plot(ratio, places, "o", color="C0")
+    axis.axvline(0, color="0.5", linewidth=0.8)
+    axis.set_yticks(places, labels, fontsize=7)
+    axis.set_xscale("symlog", linthresh=2)
+    axis.set(title=title, xlabel="ablation less full model, in half-widths of the 95 % interval", ylim=(len(told), -1))
+    figure.legend(fontsize=7, loc="outside lower center")
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
 def weighted_scores(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Figure:
     """AHIQ's score map f, its weight map w, and what each position adds to the score, `f w / sum(w)`, over a pair.
 
