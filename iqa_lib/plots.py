@@ -580,20 +580,24 @@ def quality_maps_of_two(
         title: Of the figure.
     """
     columns = max(len(scales) for of_metric in maps.values() for scales in of_metric.values())
-    figure, axes = _grid(1 + len(maps) * len(images), columns + 1, 1.75, 1.5)
+    figure, axes = _grid(1 + len(maps) * len(images), columns, 1.75, 1.4)
+    for axis in axes.flat:
+        axis.set_visible(False)
     for axis, (name, image) in zip(axes[0], {"reference": reference, **images}.items(), strict=False):
+        axis.set_visible(True)
         _show(axis, image)
         axis.set_title(name, fontsize=8)
     rows = iter(axes[1:])
     for metric, of_metric in maps.items():
-        lowest = [min(m.min().item() for m in of_scale) for of_scale in zip(*of_metric.values(), strict=True)]
+        scales_of_all = zip(*of_metric.values(), strict=True)
+        lowest = [min(values.quantile(0.01).item() for values in of_scale) for of_scale in scales_of_all]
         for (name, scales), row in zip(of_metric.items(), rows, strict=False):
-            _show(row[0], images[name])
-            row[0].set_title(f"{name}: {metric}", fontsize=8)
-            for i, (axis, values) in enumerate(zip(row[1:], scales, strict=False)):
+            row[0].set_ylabel(f"{metric}\n{name}", fontsize=7)
+            for i, (axis, values) in enumerate(zip(row, scales, strict=False)):
+                axis.set_visible(True)
                 shown = axis.imshow(values[0, 0].float().cpu(), cmap="viridis", vmin=lowest[i], vmax=1)
                 axis.set_title(f"{i + 1}: mean {values.mean():.4f}", fontsize=7)
-                figure.colorbar(shown, ax=axis, shrink=0.7).ax.tick_params(labelsize=5)
+                figure.colorbar(shown, ax=axis, shrink=0.7, extend="min").ax.tick_params(labelsize=5)
     figure.suptitle(title, fontsize=9)
     return _done(figure)
 
@@ -630,7 +634,7 @@ def semantic_layers(estimates: Mapping[str, Estimate], plain: Estimate, title: s
     axis.bar_label(bars, [f"{value:.3f}" for value in values], label_type="center", color="white", fontsize=7)
     axis.axhline(plain.value, color="C3", linestyle="--", linewidth=1, label=f"plain LPIPS: {plain.value:.3f}")
     axis.set(title=title, xlabel="semantic layer", ylabel="SROCC (higher is better)")
-    axis.legend(frameon=False, fontsize=7, loc="lower right")
+    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     sns.despine(ax=axis)
     return _done(figure)
 
@@ -638,7 +642,7 @@ def semantic_layers(estimates: Mapping[str, Estimate], plain: Estimate, title: s
 def query_attention(
     image: Tensor, maps: Mapping[str, Tensor], places: Sequence[tuple[float, float]], name: str, title: str
 ) -> Figure:
-    """Where chosen places look on each scale, mean over heads, over the reference: one row a place, a star marks it.
+    """Where chosen places (row, column) look on each scale, mean over heads, over the reference: one row a place.
 
     Args:
         image: The reference, `(3, H, W)` in [0, 1].
@@ -649,7 +653,7 @@ def query_attention(
     """
     scales = [key for key in maps if key.startswith(name)]
     height, width = image.shape[1:]
-    figure, axes = _grid(len(places), len(scales) + 1, 1.9, 1.6)
+    figure, axes = _grid(len(places), len(scales) + 1, 1.7, 1.45)
     for row, (down, right) in zip(axes, places, strict=True):
         rows, columns = maps[scales[0]].shape[2:4]
         y, x = int(down * rows), int(right * columns)
@@ -657,11 +661,12 @@ def query_attention(
         for axis in row:
             _show(axis, image if axis is row[0] else image.mean(0, keepdim=True).expand(3, -1, -1))
             axis.plot(*star, "*", color="#00e5ff", markeredgecolor="k", markersize=9, zorder=3)
-        row[0].set_title(f"query at row {y}, column {x}", fontsize=8)
+        row[0].set_title(f"query at ({y}, {x})", fontsize=8)
         for axis, key in zip(row[1:], scales, strict=True):
             weights = maps[key][0, :, y, x].float().mean(0).cpu()  # (h, w)
-            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-            axis.imshow(weights * weights.numel(), alpha=0.65, cmap="magma", vmin=0, extent=extent)
+            relative, extent = weights * weights.numel(), (-0.5, width - 0.5, height - 0.5, -0.5)
+            top = max(2.0, float(relative.max()))
+            axis.imshow(relative, alpha=0.65, cmap="magma", vmin=0, vmax=top, extent=extent)
             axis.set_title(f"looks at scale {int(key.removeprefix(name)) + 1}", fontsize=8)
             figure.colorbar(axis.images[-1], ax=axis, shrink=0.7).ax.tick_params(labelsize=5)
     figure.suptitle(f"{title} (1: as if all places were looked at alike)", fontsize=9)

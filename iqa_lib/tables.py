@@ -118,7 +118,7 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict | None, str]:
         return None, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
         return None, "labels not public"
-    wanted = {"side": "test"} | column | ({"split": row["split"]} if "split" in row else {})
+    wanted = {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
     if "ensemble" in row:
         return _ensemble(row["ensemble"], wanted, scale)
     run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))

@@ -19,6 +19,8 @@ ROWS = {
     "fr_nr_table1": 5,
     "fr_nr_table2": 7,
     "fr_nr_table3": 3,
+    "topiq_benchmark": 13,
+    "topiq_others": 1,
     "baselines_demo": len(baselines.BASELINES),
 }
 SPECIFIED = tables.specifications()
@@ -138,6 +140,17 @@ def test_what_stands_on_other_data_is_no_number_of_the_paper(here, name, split):
     lines = tables.comparison(SPECIFIED["prfnet_table4"], "demo")
     assert lines.ours.isna().all()
     assert "0.990" not in tables.write("prfnet_table4", "demo").read_text()
+
+
+def test_a_row_may_stand_on_another_side_than_its_column(here):
+    run = "06_topiq/benchmark_csiq"
+    record(here, run, name="kadid10k", split="test", **{"srocc CFANet": 0.9, "srocc CFANet cross": 0.8})
+    path = here / "outputs/demo" / run / "seed0/run.json"
+    found = json.loads(path.read_text())
+    found["data"]["cross"] = {"name": "csiq", "split": "all", "label": "DMOS"}
+    path.write_text(json.dumps(found))
+    lines = tables.comparison(SPECIFIED["topiq_benchmark"], "demo")
+    assert lines[lines.row == "CFANet"].set_index("column").ours.dropna().to_dict() == {"SROCC CSIQ": 0.8}
 
 
 def test_hidden_labels_have_a_column_without_ours(here):
