@@ -194,7 +194,7 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
         return {}, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
         return {}, "labels not public"
-    wanted = {"side": "test"} | column | ({"split": row["split"]} if "split" in row else {})
+    wanted = _tested(row, column)
     if "ensemble" in row:
         return _ensemble(row["ensemble"], wanted, scale)
     run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))
@@ -211,9 +211,14 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
     return _over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
 
 
+def _tested(row: dict, column: dict) -> dict:
+    """A column as a row sees it: on which side of its runs, and perhaps on a split of its own."""
+    return {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
+
+
 def _key(row: dict, column: dict) -> str:
     """The name of a cell's number in a run's record."""
-    side = "" if column.get("side", "test") == "test" else f" {column['side']}"
+    side = "" if column["side"] == "test" else f" {column['side']}"
     return f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"
 
 
@@ -257,12 +262,12 @@ def _same_pictures(first: dict, second: dict, column: dict) -> bool:
 
 def _recomputed(row: dict, record: dict, column: dict, scale: str) -> Estimate | None:
     """A cell's number made again from the kept predictions; None where they do not give the recorded value."""
-    side = column.get("side", "test")
+    column = _tested(row, column)
     told = record["metrics"].get(_key(row, column))
-    if told is None or not _stands_on(record, {"side": "test"} | column | {k: row[k] for k in ("split",) if k in row}):
+    if told is None or not _stands_on(record, column):
         return None
     path = repo_root() / "outputs" / scale / row["run"] / f"seed{record['parameters']['seed']}" / "predictions.csv"
-    found = _estimate(path, path.stat().st_mtime_ns, side, column["metric"])
+    found = _estimate(path, path.stat().st_mtime_ns, column["side"], column["metric"])
     return found if found is not None and abs(found.value - told["value"]) < 1e-4 else None
 
 
