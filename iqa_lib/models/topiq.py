@@ -29,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from iqa_lib.backbones import Backbone, Weights, WeightsError
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 GLPS = ("gated", "average")
 CROSS_SCALES = ("top_down", "bottom_up", "concat", "none")
@@ -127,6 +128,7 @@ class AttentionBlock(nn.Module):
         return x if self.ffn is None else x + self.ffn(x), attention
 
 
+@keeps_options
 class CFANet(nn.Module):
     """The coarse-to-fine attention network: shared trunk, gated pooling, attention within and across scales, head.
 
