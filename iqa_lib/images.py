@@ -30,7 +30,7 @@ def read_image(path: Path | str, *, srgb: bool = False) -> Tensor:
         ValueError: The file is empty, cut short, too large or no image; is not 8-bit; is partly transparent; or has
             several pictures.
     """
-    with _decoding(path):
+    with decoding(path):
         image = Image.open(path)
     with image:
         return from_pil(image, str(path), srgb=srgb)
@@ -38,7 +38,7 @@ def read_image(path: Path | str, *, srgb: bool = False) -> Tensor:
 
 def from_pil(image: Image.Image, name: str, *, srgb: bool = False) -> Tensor:
     """What `read_image` does, for a PIL image; `name` is what errors call it."""
-    with _decoding(name):
+    with decoding(name):
         deep = any(re.search(";16[BLN]", str(tile.args)) for tile in getattr(image, "tile", ()))  # cut by Pillow
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # a phone's JPEG with extras behind it
         image = ImageOps.exif_transpose(image)
@@ -144,7 +144,8 @@ def _in_range(image: Tensor, name: str) -> Tensor:
 
 
 @contextmanager
-def _decoding(name: Path | str) -> Iterator[None]:
+def decoding(name: Path | str) -> Iterator[None]:
+    """Pillow's errors of many kinds, as a ValueError that names the picture and says what to do."""
     try:
         yield
     except FileNotFoundError:

@@ -567,6 +567,33 @@ def quality_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], title: st
     return _done(figure)
 
 
+def places(
+    pictures: Mapping[str, np.ndarray],
+    maps: Mapping[str, tuple[Tensor, str, tuple[float, float]]] = {},
+    columns: int = 3,
+) -> Figure:
+    """Pictures, and what was found at each place of them, every map with a colour bar of its own.
+
+    Args:
+        pictures: uint8 RGB `(H, W, 3)` by title.
+        maps: By title: values `(h, w)`, their unit and direction, and the values at the ends of its colours.
+        columns: Panels a row.
+    """
+    figure, axes = _grid(-(-(len(pictures) + len(maps)) // columns), columns, 3.2, 2.3)
+    for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=9)
+    for axis, (title, (values, unit, ends)) in zip(axes.flat[len(pictures) :], maps.items(), strict=False):
+        drawn = axis.imshow(values.float().cpu(), cmap="viridis", vmin=ends[0], vmax=ends[1])
+        axis.set_title(title, fontsize=9)
+        bar = figure.colorbar(drawn, ax=axis, shrink=0.8, extend="both")
+        bar.set_label(unit, fontsize=7)
+        bar.ax.tick_params(labelsize=6)
+    for axis in axes.flat[len(pictures) + len(maps) :]:
+        axis.set_axis_off()
+    return _done(figure)
+
+
 def _target(dataset: IQADataset) -> str:
     """What the records' targets are, with their direction."""
     if isinstance(dataset.records[0], Triplet):

@@ -214,9 +214,9 @@ def load(
         raise ValueError(
             f"metric {metric!r} is unknown{near}; wanted one of {', '.join([*OWN, *BASELINES])}, or a run's folder"
         )
-    if checkpoint is not None and not Path(checkpoint).exists():
+    if checkpoint is not None and not run_folder(checkpoint).exists():
         raise WeightsError(f"{name}: there is no checkpoint {checkpoint} (looked from {Path.cwd()}): mend the path")
-    if options and (name not in AUTHORS or not checkpoint or Path(checkpoint).is_dir()):
+    if options and (name not in AUTHORS or not checkpoint or run_folder(checkpoint).is_dir()):
         raise ValueError(
             f"{name} came with the options {', '.join(options)}, which only a checkpoint of the authors takes "
             f"({', '.join(AUTHORS)}): leave them out"
@@ -225,7 +225,7 @@ def load(
         return _of_baseline(name, checkpoint, device)
     if checkpoint is None:
         raise WeightsError(_ways_out(name))
-    if Path(checkpoint).is_dir():
+    if run_folder(checkpoint).is_dir():
         return _of_run(Path(checkpoint), device, wanted=name)
     return _of_authors(name, Path(checkpoint), device, options)
 
@@ -298,7 +298,7 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
         raise ValueError(f"metric came as {wanted!r}, but {folder} is a run of {name}: give metric={name!r}")
     given = record["parameters"]
     views = {
-        "protocol": given["test_crops"],
+        "protocol": given.get("test_crops", "whole"),
         "size": given.get("test_crop", given.get("crop", 0)),
         "count": given.get("test_crop_count", 1),
         "seed": given["seed"],
@@ -311,6 +311,14 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
     return _of_model(name, origin, model.to(device), views, metrics=_fused_metrics(model, record), raw=raw, **options)
 
 
+def run_folder(folder: Path | str) -> Path:
+    """A run's folder as it was named: from here, or else from the repository's root, as notebooks print it."""
+    folder, here = Path(folder), Path(folder).is_dir()
+    return (
+        folder if here or folder.is_absolute() else next((r / folder for r in _root() if (r / folder).is_dir()), folder)
+    )
+
+
 def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
     """The network that a run trained, in eval mode, and the run's record.
 
@@ -318,7 +326,7 @@ def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
         ValueError: The folder holds no finished run, or one whose network cannot be rebuilt.
         WeightsError: Its weights are missing, broken or do not fit.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     record = read_record(folder)
     if not record.get("model"):
         raise ValueError(
@@ -344,7 +352,7 @@ def read_record(folder: Path | str) -> dict:
     Raises:
         ValueError: There is none in the folder, or it is damaged.
     """
-    file = Path(folder) / "run.json"
+    file = run_folder(folder) / "run.json"
     if not file.is_file():
         raise ValueError(
             f"{folder} holds no run.json; wanted the folder of a finished run, outputs/<scale>/<notebook>/<row>/seed<k>"
@@ -436,11 +444,16 @@ def _ways_out(name: str) -> str:
 
 
 def _runs_of(notebook: str) -> Iterator[Path]:
+    for root in _root():
+        yield from (file.parent for file in sorted(root.glob(f"outputs/*/{notebook}/*/seed*/run.json")))
+
+
+def _root() -> list[Path]:
+    """The repository's root; none where the package is installed without it."""
     try:
-        root = repo_root()
-    except RuntimeError:  # installed without the repository
-        return
-    yield from (file.parent for file in sorted(root.glob(f"outputs/*/{notebook}/*/seed*/run.json")))
+        return [repo_root()]
+    except RuntimeError:
+        return []
 
 
 # Many pictures
