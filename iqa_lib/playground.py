@@ -20,11 +20,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from iqa_lib import plots, scoring
-from iqa_lib.baselines import ms_ssim_maps
+from iqa_lib.baselines import ms_ssim_maps, preference
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.files import repo_root
 from iqa_lib.images import decoding, from_pil
+from iqa_lib.models import CFANet
 from iqa_lib.training import to_device
 
 KINDS = {kind.name: kind.number for kind in DISTORTIONS}
@@ -63,11 +64,12 @@ class Playground:
         if not hasattr(self.network, "higher_is_better"):
             raise ValueError(f"{run} is of a triplet network, which has no score for one picture: name it in `others`")
         self.metrics = [scoring.load(name) for name in metrics]
-        self.judges = [*self.metrics, *(scoring.load(folder) for folder in (run, *others))]
-        self.pictures = {
-            source.name.rpartition("-")[0] or source.name: source.render() for source in references("", scenes)
-        }
-        self._spoilt = lru_cache(maxsize=256)(self._spoil)
+        self.others = [scoring.load(folder) for folder in others]
+        sources = references("", scenes)
+        self.pictures = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
+        self._spoilt = lru_cache(maxsize=32)(self._spoil)
+        self._features = lru_cache(maxsize=4)(self._extract)
+        self._seen = lru_cache(maxsize=32)(self._look)
 
     def add(self, name: str, picture: Image.Image) -> str:
         """Take a picture among the references, cut to 512x384 (or 384x512), for which the levels are made.
@@ -78,42 +80,65 @@ class Playground:
         pixels = from_pil(picture, name, srgb=True).permute(1, 2, 0).numpy()
         size = SIZE if pixels.shape[1] >= pixels.shape[0] else SIZE[::-1]
         self.pictures[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
-        self._spoilt.cache_clear()
+        for kept in (self._spoilt, self._features, self._seen):
+            kept.cache_clear()
         return name
 
     def distorted(self, reference: str, setting: Setting) -> np.ndarray:
         """A reference under a distortion; random ones meet the same places at every level."""
-        return self.pictures[reference] if setting[1] == 0 else self._spoilt(reference, *setting)
+        return self.pictures[reference] if setting[1] == 0 else self._spoilt(reference, setting)
 
-    def _spoil(self, reference: str, kind: str, level: int) -> np.ndarray:
-        number = KINDS[kind]
-        return distort(self.pictures[reference], number, level, np.random.default_rng(number))
+    def _spoil(self, reference: str, setting: Setting) -> np.ndarray:
+        kind, level = setting
+        return distort(self.pictures[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
 
-    # One picture
-
-    def pair(self, reference: str, setting: Setting) -> tuple[Figure, pd.DataFrame]:
-        """A distorted picture with its quality and attention maps, and the score board of all metrics."""
-        pictures = self.pictures[reference], self.distorted(reference, setting)
-        score, maps = self._ask(*pictures)
-        titles = f"reference: {reference}", f"distorted: {_named(setting)}"
-        figure = plots.places(dict(zip(titles, pictures, strict=True)), maps)
-        rows = [(m.name, float(m.score(*pictures)), _direction(m), f"{m.low:g} to {m.high:g}") for m in self.metrics]
-        direction = _direction(self.network)
-        rows.append((f"{type(self.network).__name__}, whole picture", score, direction, "of the labels it learnt"))
-        return figure, pd.DataFrame(rows, columns=["metric", "score", "better", "range"]).set_index("metric")
+    def _images(self, *pictures: np.ndarray) -> list[Tensor]:
+        device = next(self.network.parameters()).device
+        return to_device([torch.tensor(picture).permute(2, 0, 1)[None] for picture in pictures], device)
 
     @torch.inference_mode()
-    def _ask(self, reference: np.ndarray, distorted: np.ndarray) -> tuple[float, dict]:
-        """The network's score of the whole picture, and MS-SSIM's and its maps, as `plots.places` takes them."""
-        device = next(self.network.parameters()).device
-        images = to_device([torch.tensor(x).permute(2, 0, 1)[None] for x in (reference, distorted)], device)
-        score, maps = self.network(*images, return_maps=True)
+    def _extract(self, reference: str) -> list[Tensor]:
+        return self.network.extract(*self._images(self.pictures[reference]))
+
+    @torch.inference_mode()
+    def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict]:
+        """Every score of a distorted picture, the network's as the last; and its maps as `plots.places` takes them."""
+        pictures = self.pictures[reference], self.distorted(reference, setting)
+        images = self._images(*pictures)
+        given = images
+        if (
+            isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn"
+        ):  # maps out of features alone
+            given = self._features(reference), self.network.extract(images[1])
+        score, maps = self.network(*given, return_maps=True)
         difference = 255 * (images[1] - images[0]).abs().mean(dim=1)[0]
         named = {
             "difference": (difference, "of 255 (0: as the reference)", (0.0, 64.0)),
             "likeness, MS-SSIM's finest scale": (ms_ssim_maps(*images)[0][0, 0], "1: as the reference", (0.0, 1.0)),
         }
-        return score.item(), named | dict(spatial(maps))
+        scores = {metric.name: float(metric.score(*pictures)) for metric in self.metrics}
+        return scores | {self._name: score.item()}, named | dict(spatial(maps))
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self.network).__name__}, whole picture"
+
+    def _judges(self) -> dict[str, object]:
+        """Who gives a score, by name: what knows its direction."""
+        return {metric.name: metric for metric in self.metrics} | {self._name: self.network}
+
+    # One picture
+
+    def pair(self, reference: str, setting: Setting) -> tuple[Figure, pd.DataFrame]:
+        """A distorted picture with its quality and attention maps, and the score board of all metrics."""
+        scores, maps = self._seen(reference, setting)
+        pictures = self.pictures[reference], self.distorted(reference, setting)
+        titles = f"reference: {reference}", f"distorted: {_named(setting)}"
+        figure = plots.places(dict(zip(titles, pictures, strict=True)), maps)
+        bounds = [f"{metric.low:g} to {metric.high:g}" for metric in self.metrics] + ["no bounds"]
+        better = ["higher" if judge.higher_is_better else "lower" for judge in self._judges().values()]
+        board = pd.DataFrame({"metric": list(scores), "score": scores.values(), "better": better, "range": bounds})
+        return figure, board.set_index("metric")
 
     def explore(self) -> widgets.Widget:
         """Sliders for reference, distortion and level; picture, maps and score board follow."""
@@ -135,7 +160,7 @@ class Playground:
         _follow(draw, status, reference, kind, level)
         upload.observe(_reporting(take, status), "value")
         controls = widgets.HBox([reference, upload])
-        return widgets.VBox([controls, kind, level, status, widgets.HBox([picture, board])])
+        return widgets.VBox([controls, kind, level, status, picture, board])
 
     # Two pictures
 
@@ -145,13 +170,15 @@ class Playground:
         pictures = [self.distorted(reference, setting) for setting in (a, b)]
         titles = f"reference: {reference}", f"A: {_named(a)}", f"B: {_named(b)}"
         figure = plots.places(dict(zip(titles, (original, *pictures), strict=True)))
-        rows = []
-        for judge in self.judges:
-            scores = [None, None] if judge.triplets else [float(judge.score(original, x)) for x in pictures]
-            p = float(judge.prefer(original, *pictures))
-            rows.append((judge.name, *scores, p, "A" if p < 0.5 else "B" if p > 0.5 else "neither"))
-        columns = ["metric", "score of A", "score of B", "P(B closer)", "prefers"]
-        return figure, pd.DataFrame(rows, columns=columns).set_index("metric")
+        scores = [self._seen(reference, setting)[0] for setting in (a, b)]
+        rows = [
+            (name, scores[0][name], scores[1][name], float(preference(judge, scores[0][name], scores[1][name])))
+            for name, judge in self._judges().items()
+        ]
+        rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *pictures))) for other in self.others]
+        table = pd.DataFrame(rows, columns=["metric", "score of A", "score of B", "P(B closer)"]).set_index("metric")
+        chosen = np.sign(table["P(B closer)"] - 0.5).map({-1: "A", 0: "neither", 1: "B"})
+        return figure, table.assign(prefers=chosen)
 
     def compare(self) -> widgets.Widget:
         """Sliders for two distorted pictures of a reference; each metric's and network's preference follows."""
@@ -286,12 +313,11 @@ def _png(figure: Figure) -> bytes:
 
 
 def _table(table: pd.DataFrame) -> str:
-    return table.to_html(float_format="{:.4g}".format, na_rep="", border=0, justify="left")
+    """A table as HTML, its index as first column, if it has a name."""
+    table = table.reset_index() if table.index.name else table
+    text = table.to_html(float_format="{:.4g}".format, na_rep="", border=0, justify="left", index=False)
+    return f"<div style='white-space: nowrap; line-height: 1.3'>{text}</div>"
 
 
 def _named(setting: Setting) -> str:
     return f"{setting[0]}, level {setting[1]}" if setting[1] else "not at all"
-
-
-def _direction(metric) -> str:
-    return "higher" if metric.higher_is_better else "lower"

@@ -84,6 +84,9 @@ def visit(page: Page, address: str) -> dict[str, float]:
     page.wait_for_function(
         "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
     )
+    news = page.get_by_role("button", name="No", exact=True)
+    if news.count():
+        news.first.click()
     started = time.perf_counter()
     page.evaluate(f"void {RUN_ALL}")
     explore, compare, browse = (page.locator(f".jp-OutputArea-output > .widget-vbox >> nth={i}") for i in range(3))
