@@ -308,7 +308,7 @@ def _reporting(work: Callable[[dict | None], None], status: widgets.HTML) -> Cal
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI)
+    figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
 

@@ -590,11 +590,17 @@ def places(
         axis.set_axis_off()
     for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
         axis.imshow(picture)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title, fontsize=9, y=1.0)
     for axis, (title, (values, unit, ends)) in zip(axes.flat[len(pictures) :], maps.items(), strict=False):
         drawn = axis.imshow(values.float().cpu(), cmap="viridis", vmin=ends[0], vmax=ends[1])
-        axis.set_title(title, fontsize=9)
-        bar = figure.colorbar(drawn, cax=axis.inset_axes([1.03, 0.05, 0.035, 0.9]), extend="both")
+        axis.set_title(title, fontsize=9, y=1.0)
+        bar = figure.colorbar(
+            drawn,
+            cax=axis.inset_axes([1.03, 0.05, 0.035, 0.9]),
+            extend="both",
+            ticks=np.linspace(*ends, 3),
+            format="%.3g",
+        )
         bar.set_label(unit, fontsize=7)
         bar.ax.tick_params(labelsize=6)
     return _done(figure)
