@@ -1,5 +1,6 @@
 # make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
 # make lab: JupyterLab                                        make venv: only sets up
+# make test-browser: the playground in a real browser; wants Chromium (apt install chromium), not run by `make test`
 # SCALE=paper DATA=/path/to/data SEEDS=5 CORES=8: the papers' own data sets, more seeds, more rows at a time
 SCALE ?= demo
 SEEDS ?= 1
@@ -10,7 +11,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TQDM_DISABLE ?= $(if $(MAKE_TERMOUT),,1)
 
-.PHONY: venv reproduce test lab clean
+.PHONY: venv reproduce test test-browser lab clean
 
 venv: .venv/.done
 
@@ -30,6 +31,14 @@ test: venv
 	ruff format --check .
 	pytest
 	pytest --nbval notebooks
+
+.venv-browser/.done: Makefile
+	test -x .venv-browser/bin/python || $(PYTHON) -m venv .venv-browser
+	.venv-browser/bin/python -m pip install --quiet 'playwright>=1.50'
+	touch $@
+
+test-browser: venv .venv-browser/.done
+	.venv-browser/bin/python tests/browser/playground.py
 
 lab: venv
 	jupyter lab

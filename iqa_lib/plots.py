@@ -725,6 +725,45 @@ def query_attention(
     return _done(figure)
 
 
+def places(
+    pictures: Mapping[str, np.ndarray],
+    maps: Mapping[str, tuple[Tensor, str, tuple[float, float]]] = {},
+    columns: int = 3,
+) -> Figure:
+    """Pictures, and what was found at each place of them, every map with a colour bar of its own.
+
+    All is placed by hand: a layout engine would take longer than the rest, and sliders wait for this figure.
+
+    Args:
+        pictures: uint8 RGB `(H, W, 3)` by title.
+        maps: By title: values `(h, w)`, their unit and direction, and the values at the ends of its colours.
+        columns: Panels a row.
+    """
+    rows = -(-(len(pictures) + len(maps)) // columns)
+    beside = 0.27 if maps else 0.02  # of a panel's width, for colour bars
+    room = dict(left=0.01, right=1 - beside / columns, bottom=0.03 / rows, top=1 - 0.12 / rows)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.15 * rows), squeeze=False)
+    figure.subplots_adjust(**room, wspace=1.25 * beside, hspace=0.16)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=9, y=1.0)
+    for axis, (title, (values, unit, ends)) in zip(axes.flat[len(pictures) :], maps.items(), strict=False):
+        drawn = axis.imshow(values.float().cpu(), cmap="viridis", vmin=ends[0], vmax=ends[1])
+        axis.set_title(title, fontsize=9, y=1.0)
+        bar = figure.colorbar(
+            drawn,
+            cax=axis.inset_axes([1.03, 0.05, 0.035, 0.9]),
+            extend="both",
+            ticks=np.linspace(*ends, 3),
+            format="%.3g",
+        )
+        bar.set_label(unit, fontsize=7)
+        bar.ax.tick_params(labelsize=6)
+    return _done(figure)
+
+
 def _target(dataset: IQADataset) -> str:
     """What the records' targets are, with their direction."""
     if isinstance(dataset.records[0], Triplet):

@@ -37,6 +37,7 @@ from iqa_lib.backbones import Weights
 from iqa_lib.data.base import IQADataset
 from iqa_lib.files import atomic, cache_dir, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.metrics import Estimate
+from iqa_lib.models.rebuild import described
 from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
@@ -219,6 +220,7 @@ class Run:
         record = {
             "notebook": self.notebook,
             "parameters": self.parameters,
+            "model": described(model),
             "metrics": {name: estimate.as_dict() for name, estimate in metrics.items()},
             "data": {name: _described(dataset) for name, dataset in data.items()},
             "weights": weights.as_dict()

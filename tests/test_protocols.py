@@ -5,7 +5,7 @@ import pytest
 
 from iqa_lib.data import DataError
 from iqa_lib.data.base import Pair, Triplet
-from iqa_lib.data.protocols import topiq
+from iqa_lib.data.protocols import scored, topiq
 
 SMALL = {"scenes": 0, "pairs": 2, "triplets": 2}
 
@@ -65,3 +65,15 @@ def test_on_the_demo_set_all_methods_are_tested_on_the_same_records(trees, task,
 def test_what_does_not_go_together_is_an_error(trees, dataset, options, message):
     with pytest.raises(DataError, match=message):
         topiq(dataset, trees, **options)
+
+
+def test_the_demo_set_can_be_split_by_picture_to_measure_the_leak(trees):
+    sides = {by: scored("demo", trees, by=by, scenes=0, pairs=10) for by in ("reference", "row")}
+    shared = {by: set(s["train"].reference_ids) & set(s["test"].reference_ids) for by, s in sides.items()}
+    assert not shared["reference"]
+    assert len(shared["row"]) > 4
+    pictures = [{record.images for record in sides["row"][side].records} for side in ("train", "test")]
+    assert not pictures[0] & pictures[1]
+    assert len(pictures[0] | pictures[1]) == sum(map(len, sides["reference"].values()))
+    with pytest.raises(DataError, match="by came as 'picture'"):
+        scored("demo", trees, by="picture", scenes=0, pairs=10)

@@ -160,4 +160,4 @@ def _short_side_to(image: Tensor, size: int) -> Tensor:
     scale = size / min(image.shape[1:])
     shape = [max(size, round(side * scale)) for side in image.shape[1:]]
     larger = F.interpolate(image[None].float(), size=shape, mode="bilinear", align_corners=False)[0]
-    return larger.round().clamp(0, 255).to(torch.uint8)
+    return larger if image.is_floating_point() else larger.round().clamp(0, 255).to(torch.uint8)

@@ -110,7 +110,7 @@ def scored(
         raise DataError(f"cross came as {cross!r} with {dataset!r}; wanted another of {', '.join(PAIR_SETS)}, or none")
     if dataset == "demo":
         demo = {"task": "pairs", "types": ALL_TYPES - CROSS_TYPES if cross else ALL_TYPES} | demo
-        load_side = partial(load, "demo", seed=seed, **demo)
+        load_side = partial(load, "demo", seed=seed, by=by, **demo)
     else:
         load_side = partial(load, dataset, Path(root) / dataset, seed=seed, by=by)
     sides = {"train": load_side(split="train"), "test": load_side(split="test")}

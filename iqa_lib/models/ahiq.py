@@ -45,6 +45,7 @@ from iqa_lib.backbones import PACKAGED, Backbone, Weights
 from iqa_lib.checkpoints import load_complete, read_content, tensors_under
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 FUSIONS = ("deform+concat", "concat", "cnn", "vit")
 POOLINGS = ("patch", "spatial", "both")
@@ -328,6 +329,7 @@ class Regressor(nn.Module):
         return torch.stack(scores).mean(dim=0), maps
 
 
+@keeps_options
 class AHIQ(nn.Module):
     """The pair network: two frozen trunks, deformable fusion, patch-wise regressor.
 

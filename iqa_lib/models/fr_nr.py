@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone, taps_at
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 BRANCHES = ("frp", "frnp", "nr")
 VGG_TAPS = ("pre_pool", "post_pool")
@@ -89,6 +90,7 @@ class Head(nn.Module):
         return weight * vector
 
 
+@keeps_options
 class FRNR(nn.Module):
     """The pair network: up to three encoders, differences and activations pooled on four scales, head.
 

@@ -30,6 +30,7 @@ from iqa_lib.backbones import Backbone, taps_at
 from iqa_lib.checkpoints import load_complete, read_checkpoint
 from iqa_lib.cheng2020 import Cheng2020Anchor
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 PRESETS = ("paper", "official_code")
 RESIDUALS = ("nonlinear", "subtract")
@@ -180,6 +181,7 @@ class ScaleTransformer(nn.Module):
         return logit, attention.unflatten(2, residuals.shape[-2:])
 
 
+@keeps_options
 class IQATMFM(nn.Module):
     """The triplet network of the paper's first stage: everything but the fusion of metrics.
 
@@ -355,6 +357,7 @@ class MetricFusion(nn.Module):
         return self.mlp((inputs - self.mean) / self.std).squeeze(1)
 
 
+@keeps_options
 class FusedIQATMFM(nn.Module):
     """The whole IQA-TMFM: the triplet network, and the fusion of its logit with other metrics.
 

@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from iqa_lib.baselines import BASELINES, load_network
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 NETS = ("alex", "vgg", "squeeze")
 
 
+@keeps_options
 class LPIPSPlus(nn.Module):
     """LPIPS with a semantically weighted mean over space (eq. 1).
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 FUSIONS = ("prf", "fpn", "bifpn")
 GATE_CONVS = ("full", "single", "bnrelu")
@@ -154,6 +155,7 @@ class BiFPN(nn.Module):
         return self.rounds(levels)[0], {}
 
 
+@keeps_options
 class PRFNet(nn.Module):
     """The triplet network: shared trunk, four cross subtraction blocks, fusion, head.
 

@@ -30,6 +30,7 @@ from iqa_lib.backbones import Backbone, Weights
 from iqa_lib.checkpoints import load_complete, read_checkpoint
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
+from iqa_lib.models.rebuild import keeps_options
 
 GLPS = ("gated", "average")
 CROSS_SCALES = ("top_down", "bottom_up", "concat", "none")
@@ -128,6 +129,7 @@ class AttentionBlock(nn.Module):
         return x if self.ffn is None else x + self.ffn(x), attention
 
 
+@keeps_options
 class CFANet(nn.Module):
     """The coarse-to-fine attention network: shared trunk, gated pooling, attention within and across scales, head.
 

@@ -1,0 +1,323 @@
+"""Pictures to play with in JupyterLab: choose one, spoil it, and watch what metrics and a network make of it.
+
+Each view is a widget (`explore`, `compare`, `browse`) and, from the same functions, a still for fixed settings
+(`pair`, `choice`, `run_tables`), so that a page on which no widget runs shows the same.
+"""
+
+import html
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from iqa_lib import plots, scoring
+from iqa_lib.baselines import ms_ssim_maps, preference
+from iqa_lib.data.demo import SIZE, references
+from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.files import repo_root
+from iqa_lib.images import decoding, from_pil
+from iqa_lib.models import CFANet
+from iqa_lib.training import to_device
+
+KINDS = {kind.name: kind.number for kind in DISTORTIONS}
+DPI = 80
+
+MAPS = {
+    "score": ("quality f of each place", "score (higher is better)"),
+    "weight": ("attention w: what counts", "w, in units of its mean"),
+}
+"""Titles and units of a network's maps, where its own names do not tell; see the network's docstring."""
+
+Setting = tuple[str, int]
+"""A type of distortion by its name, and its level: 0 (none) to 5."""
+
+
+class Playground:
+    """References, metrics and one pair network of a finished run.
+
+    Args:
+        run: The run's folder: `outputs/<scale>/<notebook>/<row>/seed<k>`.
+        metrics: Names of baselines for the score board.
+        others: Folders of further runs, triplet networks too, that are asked which of two pictures they prefer.
+        scenes: Number of dead-leaves scenes among the references.
+
+    Attributes:
+        pictures: References by name, uint8 `(H, W, 3)`; `add` adds to them.
+
+    Raises:
+        ValueError: The run's network compares two pictures and has no score for one, or cannot be rebuilt.
+    """
+
+    def __init__(
+        self, run: Path | str, *, metrics: Sequence[str] = ("psnr", "ssim"), others: Sequence = (), scenes: int = 4
+    ):
+        self.network, _ = scoring.load_run(run)
+        if not hasattr(self.network, "higher_is_better"):
+            raise ValueError(f"{run} is of a triplet network, which has no score for one picture: name it in `others`")
+        self.metrics = [scoring.load(name) for name in metrics]
+        self.others = [scoring.load(folder) for folder in others]
+        sources = references("", scenes)
+        self.pictures = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
+        self._spoilt = lru_cache(maxsize=32)(self._spoil)
+        self._features = lru_cache(maxsize=4)(self._extract)
+        self._seen = lru_cache(maxsize=32)(self._look)
+
+    def add(self, name: str, picture: Image.Image) -> str:
+        """Take a picture among the references, cut to 512x384 (or 384x512), for which the levels are made.
+
+        Raises:
+            ValueError: It cannot be decoded, or would be misread; see `iqa_lib.images.read_image`.
+        """
+        pixels = from_pil(picture, name, srgb=True).permute(1, 2, 0).numpy()
+        size = SIZE if pixels.shape[1] >= pixels.shape[0] else SIZE[::-1]
+        self.pictures[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
+        for kept in (self._spoilt, self._features, self._seen):
+            kept.cache_clear()
+        return name
+
+    def distorted(self, reference: str, setting: Setting) -> np.ndarray:
+        """A reference under a distortion; random ones meet the same places at every level."""
+        return self.pictures[reference] if setting[1] == 0 else self._spoilt(reference, setting)
+
+    def _spoil(self, reference: str, setting: Setting) -> np.ndarray:
+        kind, level = setting
+        return distort(self.pictures[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
+
+    def _images(self, *pictures: np.ndarray) -> list[Tensor]:
+        device = next(self.network.parameters()).device
+        return to_device([torch.tensor(picture).permute(2, 0, 1)[None] for picture in pictures], device)
+
+    @torch.inference_mode()
+    def _extract(self, reference: str) -> list[Tensor]:
+        return self.network.extract(*self._images(self.pictures[reference]))
+
+    @torch.inference_mode()
+    def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict]:
+        """Every score of a distorted picture, the network's as the last; and its maps as `plots.places` takes them."""
+        pictures = self.pictures[reference], self.distorted(reference, setting)
+        images = self._images(*pictures)
+        given = images
+        if (
+            isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn"
+        ):  # maps out of features alone
+            given = self._features(reference), self.network.extract(images[1])
+        score, maps = self.network(*given, return_maps=True)
+        difference = 255 * (images[1] - images[0]).abs().mean(dim=1)[0]
+        named = {
+            "difference": (difference, "of 255 (0: as the reference)", (0.0, 64.0)),
+            "likeness, MS-SSIM's finest scale": (ms_ssim_maps(*images)[0][0, 0], "1: as the reference", (0.0, 1.0)),
+        }
+        scores = {metric.name: float(metric.score(*pictures)) for metric in self.metrics}
+        return scores | {self._name: score.item()}, named | dict(spatial(maps))
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self.network).__name__}, whole picture"
+
+    def _judges(self) -> dict[str, object]:
+        """Who gives a score, by name: what knows its direction."""
+        return {metric.name: metric for metric in self.metrics} | {self._name: self.network}
+
+    # One picture
+
+    def pair(self, reference: str, setting: Setting) -> tuple[Figure, pd.DataFrame]:
+        """A distorted picture with its quality and attention maps, and the score board of all metrics."""
+        scores, maps = self._seen(reference, setting)
+        pictures = self.pictures[reference], self.distorted(reference, setting)
+        titles = f"reference: {reference}", f"distorted: {_named(setting)}"
+        figure = plots.places(dict(zip(titles, pictures, strict=True)), maps)
+        bounds = [f"{metric.low:g} to {metric.high:g}" for metric in self.metrics] + ["no bounds"]
+        better = ["higher" if judge.higher_is_better else "lower" for judge in self._judges().values()]
+        board = pd.DataFrame({"metric": list(scores), "score": scores.values(), "better": better, "range": bounds})
+        return figure, board.set_index("metric")
+
+    def explore(self) -> widgets.Widget:
+        """Sliders for reference, distortion and level; picture, maps and score board follow."""
+        reference, kind, level = self._reference("coffee"), _kind("JPEG"), _level(4)
+        upload = widgets.FileUpload(accept="image/*", description="your own", tooltip="a picture of your own")
+        picture, board, status = _picture(), widgets.HTML(), widgets.HTML()
+
+        def draw() -> None:
+            figure, table = self.pair(reference.value, (kind.value, level.value))
+            picture.value, board.value = _png(figure), _table(table)
+
+        def take(change: dict) -> None:
+            for file in change["new"]:
+                with decoding(file["name"]):
+                    opened = Image.open(io.BytesIO(file["content"]))
+                name = self.add(file["name"], opened)
+                reference.options, reference.value = list(self.pictures), name
+
+        _follow(draw, status, reference, kind, level)
+        upload.observe(_reporting(take, status), "value")
+        controls = widgets.HBox([reference, upload])
+        return widgets.VBox([controls, kind, level, status, picture, board])
+
+    # Two pictures
+
+    def choice(self, reference: str, a: Setting, b: Setting) -> tuple[Figure, pd.DataFrame]:
+        """Two distorted pictures of one reference, and which of them each metric and network holds closer to it."""
+        original = self.pictures[reference]
+        pictures = [self.distorted(reference, setting) for setting in (a, b)]
+        titles = f"reference: {reference}", f"A: {_named(a)}", f"B: {_named(b)}"
+        figure = plots.places(dict(zip(titles, (original, *pictures), strict=True)))
+        scores = [self._seen(reference, setting)[0] for setting in (a, b)]
+        rows = [
+            (name, scores[0][name], scores[1][name], float(preference(judge, scores[0][name], scores[1][name])))
+            for name, judge in self._judges().items()
+        ]
+        rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *pictures))) for other in self.others]
+        table = pd.DataFrame(rows, columns=["metric", "score of A", "score of B", "P(B closer)"]).set_index("metric")
+        chosen = np.sign(table["P(B closer)"] - 0.5).map({-1: "A", 0: "neither", 1: "B"})
+        return figure, table.assign(prefers=chosen)
+
+    def compare(self) -> widgets.Widget:
+        """Sliders for two distorted pictures of a reference; each metric's and network's preference follows."""
+        reference = self._reference("coffee")
+        sliders = [_kind("JPEG", "A"), _level(4), _kind("Gaussian blur", "B"), _level(3)]
+        picture, board, status = _picture(), widgets.HTML(), widgets.HTML()
+
+        def draw() -> None:
+            kind_a, level_a, kind_b, level_b = (slider.value for slider in sliders)
+            figure, table = self.choice(reference.value, (kind_a, level_a), (kind_b, level_b))
+            picture.value, board.value = _png(figure), _table(table)
+
+        _follow(draw, status, reference, *sliders)
+        rows = [widgets.HBox(sliders[:2]), widgets.HBox(sliders[2:])]
+        return widgets.VBox([reference, *rows, status, picture, board])
+
+    def _reference(self, name: str) -> widgets.Dropdown:
+        return widgets.Dropdown(options=list(self.pictures), value=name, description="reference")
+
+
+def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]]:
+    """Those of a network's maps that say something of each place, as `plots.places` takes them.
+
+    Taken are maps of one channel, and attention, averaged over heads (and blocks, and what looks) and in units of its
+    mean: 1 is an even look. Other maps, such as offsets and vectors, are not.
+    """
+    found = []
+    for name, tensor in maps.items():
+        title, unit = MAPS.get(name, (name.replace("_", " "), "the network's unit"))
+        if tensor.ndim == 4 and tensor.shape[1] == 1 and name != "weight":
+            ends = tensor.float().quantile(torch.tensor((0.02, 0.98), device=tensor.device)).tolist()
+            found.append((title, (tensor[0, 0], unit, tuple(ends))))
+        elif name == "weight" or "attention" in name:
+            look = tensor[0].flatten(0, -3).mean(0)  # (h, w)
+            found.append((title, (look / look.mean(), MAPS["weight"][1], (0.0, 2.0))))
+    return found[:most]
+
+
+# Runs
+
+
+def finished_runs() -> dict[str, Path]:
+    """Folders of all finished runs in `outputs/`, by their path below it."""
+    root = repo_root() / "outputs"
+    return {str(file.parent.relative_to(root)): file.parent for file in sorted(root.glob("*/*/*/seed*/run.json"))}
+
+
+def run_tables(folder: Path | str, mistakes: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A run's figures of merit with their intervals, and the predictions that are farthest from the truth.
+
+    Farthest: by rank for scores, by value for preferences.
+    """
+    record, predictions = scoring.read_record(folder), pd.read_csv(Path(folder) / "predictions.csv")
+    metrics = pd.DataFrame(record["metrics"]).T
+    metrics = metrics.rename_axis("metric") if len(metrics) else pd.DataFrame(index=pd.Index([], name="metric"))
+    if not {"prediction", "target"} <= set(predictions):
+        return metrics, predictions.head(0)
+    answers = predictions[["prediction", "target"]]
+    answers = answers if "a" in predictions else answers.rank()
+    order = (answers.prediction - answers.target).abs().sort_values(ascending=False).index
+    return metrics, predictions.loc[order[:mistakes]]
+
+
+def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
+    """Any finished run with its figures, its figures of merit and its worst mistakes."""
+    runs = finished_runs() if runs is None else runs
+    if not runs:
+        return widgets.HTML("No finished run in outputs/ yet: execute a notebook, or <code>make reproduce</code>.")
+    run = widgets.Dropdown(options=runs, description="run", layout=widgets.Layout(width="480px"))
+    drawn, picture = widgets.Dropdown(description="figure"), widgets.Image(format="png")
+    metrics, worst, status = widgets.HTML(), widgets.HTML(), widgets.HTML()
+
+    def open_run() -> None:
+        merit, mistakes = run_tables(run.value)
+        metrics.value, worst.value = _table(merit), f"<b>worst mistakes</b>{_table(mistakes)}"
+        files = {file.stem: file for file in sorted(run.value.glob("figures/*.png"))}
+        drawn.options = files
+        drawn.value = files.get("worst_mistakes", next(iter(files.values()), None))
+
+    def show() -> None:
+        picture.value = drawn.value.read_bytes() if drawn.value else b""
+
+    drawn.observe(_reporting(lambda _: show(), status), "value")
+    _follow(open_run, status, run)
+    return widgets.VBox([run, status, metrics, drawn, picture, worst])
+
+
+# Widgets
+
+
+def _kind(value: str, name: str = "distortion") -> widgets.SelectionSlider:
+    layout = widgets.Layout(width="480px")
+    return widgets.SelectionSlider(
+        options=list(KINDS), value=value, description=name, continuous_update=False, layout=layout
+    )
+
+
+def _level(value: int) -> widgets.IntSlider:
+    return widgets.IntSlider(value, 0, 5, description="level", continuous_update=False)
+
+
+def _picture() -> widgets.Image:
+    return widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+
+
+def _follow(draw: Callable[[], None], status: widgets.HTML, *controls: widgets.Widget) -> None:
+    """Draw now and after every change of a control."""
+    for control in controls:
+        control.observe(_reporting(lambda _: draw(), status), "value")
+    _reporting(lambda _: draw(), status)(None)
+
+
+def _reporting(work: Callable[[dict | None], None], status: widgets.HTML) -> Callable[[dict | None], None]:
+    """A callback that tells in `status` how long it took, or what was wrong: a widget has no other place for it."""
+
+    def call(change: dict | None) -> None:
+        started = time.perf_counter()
+        try:
+            work(change)
+        except (ValueError, OSError, RuntimeError) as error:
+            status.value = f"<b>not possible:</b> {html.escape(str(error))}"
+        else:
+            status.value = f"{time.perf_counter() - started:.2f} s"
+
+    return call
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    return file.getvalue()
+
+
+def _table(table: pd.DataFrame) -> str:
+    """A table as HTML, its index as first column, if it has a name."""
+    table = table.reset_index() if table.index.name else table
+    text = table.to_html(float_format="{:.4g}".format, na_rep="", border=0, justify="left", index=False)
+    return f"<div style='white-space: nowrap; line-height: 1.3'>{text}</div>"
+
+
+def _named(setting: Setting) -> str:
+    return f"{setting[0]}, level {setting[1]}" if setting[1] else "not at all"

@@ -1,0 +1,183 @@
+"""The playground as a reader meets it: JupyterLab in a headless Chromium, sliders moved, pictures uploaded.
+
+`make test-browser` runs it. It prints how long each answer took, from the key press to the new picture, and leaves
+screenshots in `outputs/browser/`. The exit status is 1 if a view does not answer.
+"""
+
+import argparse
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "outputs" / "browser"
+RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+SECONDS = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jupyter", default=str(ROOT / ".venv/bin/jupyter"), help="of the environment under test")
+    given = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "notebooks/08_playground.ipynb", OUT)  # JupyterLab saves what it shows
+    server, address = start(given.jupyter)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            seconds = visit(page, address)
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+    for name, taken in seconds.items():
+        print(f"{taken:6.2f} s  {name}")
+    print(f"{max(seconds.values()):6.2f} s  the slowest; screenshots in {OUT.relative_to(ROOT)}")
+    return 0
+
+
+def chromium() -> str | None:
+    """The system's Chromium; without one, the browser that `playwright install chromium` fetches."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def start(jupyter: str) -> tuple[subprocess.Popen, str]:
+    """A JupyterLab server of our own, and the address of the notebook on it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+        f"--port={port}",
+        f"--IdentityProvider.token={token}",
+    ]
+    log = (OUT / "server.log").open("w")
+    server = subprocess.Popen([jupyter, "lab", *options], cwd=ROOT, stdout=log, stderr=log)
+    for _ in range(120):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}") as answer:
+                json.load(answer)
+            return server, f"http://127.0.0.1:{port}/lab/tree/outputs/browser/08_playground.ipynb?reset&token={token}"
+        except OSError:
+            time.sleep(0.5)
+    server.terminate()
+    raise SystemExit(f"JupyterLab did not start: see {OUT / 'server.log'}")
+
+
+def visit(page: Page, address: str) -> dict[str, float]:
+    """Run the notebook, use every view; gives the seconds each answer took."""
+    page.goto(address)
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
+    page.wait_for_function(
+        "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+    )
+    news = page.get_by_role("button", name="No", exact=True)
+    if news.count():
+        news.first.click()
+    started = time.perf_counter()
+    page.evaluate(f"void {RUN_ALL}")
+    explore, compare, browse = (page.locator(f".jp-OutputArea-output > .widget-vbox >> nth={i}") for i in range(3))
+    browse.locator("select").first.wait_for(timeout=300_000)
+    page.wait_for_function(
+        "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=120_000
+    )
+    seconds = {"the whole notebook": time.perf_counter() - started}
+    seconds |= explored(page, explore) | compared(page, compare) | browsed(page, browse)
+    return seconds
+
+
+def explored(page: Page, view: Locator) -> dict[str, float]:
+    view.scroll_into_view_if_needed()
+    picture = view.locator("img")
+    seconds = {}
+    for level in range(3):
+        seconds[f"explore: level, step {level + 1}"] = answered(
+            picture, lambda: press(slider(view, "level"), "ArrowLeft")
+        )
+    for step in range(6):
+        key = lambda: press(slider(view, "distortion"), "ArrowLeft")  # noqa: E731
+        seconds[f"explore: distortion, step {step + 1}"] = answered(picture, key)
+    for name in ("astronaut", "leaves00"):
+        choose = lambda name=name: view.locator("select").select_option(name)  # noqa: E731
+        seconds[f"explore: reference {name}"] = answered(picture, choose)
+    shot(view, "explore")
+    own = OUT / "explore.png"
+    seconds["explore: a picture of your own"] = answered(picture, lambda: upload(page, view, own))
+    assert view.locator("select").input_value(), "the uploaded picture is not among the references"
+    broken = OUT / "broken.png"
+    broken.write_bytes(own.read_bytes()[:2000])
+    upload(page, view, broken)
+    view.get_by_text("not possible").wait_for(timeout=SECONDS * 1000)
+    shot(view, "refused")
+    return seconds
+
+
+def compared(page: Page, view: Locator) -> dict[str, float]:
+    view.scroll_into_view_if_needed()
+    picture, seconds = view.locator("img"), {}
+    for name in ("A", "B"):
+        key = lambda name=name: press(slider(view, name), "ArrowRight")  # noqa: E731
+        seconds[f"compare: distortion {name}"] = answered(picture, key)
+    shot(view, "compare")
+    return seconds
+
+
+def browsed(page: Page, view: Locator) -> dict[str, float]:
+    view.scroll_into_view_if_needed()
+    picture = view.locator("img")
+    seconds = {
+        "browse: another figure": answered(picture, lambda: view.locator("select").nth(1).select_option("training"))
+    }
+    view.locator("select").nth(1).select_option("worst_mistakes")
+    view.get_by_text("worst mistakes").first.wait_for()
+    page.wait_for_timeout(500)
+    shot(view, "browse")
+    return seconds
+
+
+def slider(view: Locator, name: str) -> Locator:
+    """The handle of the slider with that description."""
+    return view.locator(".widget-hslider", has=view.page.get_by_text(name, exact=True)).locator(".noUi-handle")
+
+
+def press(handle: Locator, key: str) -> None:
+    handle.focus()
+    handle.press(key)
+
+
+def upload(page: Page, view: Locator, file: Path) -> None:
+    with page.expect_file_chooser() as chosen:
+        view.locator("button.jupyter-widget-file-upload, .widget-upload").first.click()
+    chosen.value.set_files(file)
+
+
+def answered(picture: Locator, act: Callable[[], None]) -> float:
+    """Seconds from an action to another picture on the screen."""
+    before, started = picture.get_attribute("src"), time.perf_counter()
+    act()
+    while picture.get_attribute("src") == before:
+        if time.perf_counter() - started > SECONDS:
+            raise SystemExit(f"no answer within {SECONDS} s")
+        time.sleep(0.01)
+    return time.perf_counter() - started
+
+
+def shot(view: Locator, name: str) -> None:
+    view.screenshot(path=OUT / f"{name}.png")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

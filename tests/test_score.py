@@ -1,0 +1,630 @@
+"""Scoring pictures of one's own: what is taken, what is refused with advice, and that every way gives one number."""
+
+import io
+import json
+import math
+import re
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageCms
+
+import iqa_lib
+from iqa_lib import baselines, evaluation, runs, scoring
+from iqa_lib.backbones import PACKAGED, Weights, WeightsError
+from iqa_lib.baselines import BASELINES
+from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
+from iqa_lib.data.crops import Crops
+from iqa_lib.data.demo import packaged_photos
+from iqa_lib.images import as_image
+from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet, rebuild
+from iqa_lib.score import main
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(256, size=(48, 64, 3), dtype=np.uint8)
+NOISY = np.clip(PIXELS.astype(int) + RNG.integers(-30, 30, PIXELS.shape), 0, 255).astype(np.uint8)
+GREY = PIXELS[..., 0]
+RGB = Image.fromarray(PIXELS)
+
+
+def tensor(pixels):
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def with_alpha(pixels, alpha):
+    return np.dstack([pixels, np.full(pixels.shape[:2], alpha, pixels.dtype)])
+
+
+def saved(image, **options):
+    """A writer of one file."""
+    return lambda path: image.save(path, **options)
+
+
+def several(*images):
+    return lambda path: images[0].save(path, save_all=True, append_images=images[1:])
+
+
+def damaged(image, share):
+    def write(path):
+        image.save(path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(len(whole) * share)])
+
+    return write
+
+
+def png(width, height, depth, colour, data=b""):
+    """A PNG file by hand: Pillow writes neither 16 bits a channel nor a size it would refuse to read."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    chunks = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    return lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def profile(kind):
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes()
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return lambda path: Image.fromarray(np.rot90(PIXELS)).save(path, exif=exif)
+
+
+SIXTEEN = b"".join(b"\0" + RNG.bytes(6 * 20) for _ in range(20))
+TRANSPARENT_PALETTE = RGB.quantize(8)
+
+REFUSED_FILES = {
+    "empty.png": (lambda path: path.write_bytes(b""), "cannot be decoded"),
+    "half.png": (damaged(RGB, 0.5), "cannot be decoded"),
+    "half.jpg": (damaged(RGB, 0.5), "cannot be decoded"),
+    "page.png": (lambda path: path.write_text("<html>404</html>"), "cannot be decoded"),
+    "animated.gif": (several(RGB, Image.fromarray(NOISY)), "holds 2 pictures, wanted one: save"),
+    "animated.png": (several(RGB, Image.fromarray(NOISY)), "holds 2 pictures, wanted one: save"),
+    "animated.webp": (several(RGB, Image.fromarray(NOISY)), "holds 2 pictures, wanted one: save"),
+    "pages.tif": (several(RGB, RGB, RGB), "holds 3 pictures, wanted one: save"),
+    "deep_grey.png": (saved(Image.fromarray(GREY.astype(np.uint16) * 257)), "mode I;16, wanted 8-bit"),
+    "deep.png": (png(20, 20, 16, 2, SIXTEEN), "16 bits a channel, wanted 8-bit"),
+    "print.jpg": (saved(RGB.convert("CMYK")), "mode CMYK, wanted 8-bit RGB or grey: convert"),
+    "float.tif": (saved(Image.fromarray(GREY.astype(np.float32))), "mode F, wanted 8-bit"),
+    "int.tif": (saved(Image.fromarray(GREY.astype(np.int32))), "mode I, wanted 8-bit"),
+    "lab.tif": (saved(Image.new("LAB", (20, 20))), "mode LAB, wanted 8-bit"),
+    "glass.png": (saved(Image.fromarray(with_alpha(PIXELS, 100))), "partly transparent.*lay it over a background"),
+    "sticker.png": (saved(TRANSPARENT_PALETTE, transparency=0), "partly transparent"),
+    "profile.png": (saved(RGB, icc_profile=b"no profile"), "ICC profile cannot be used.*convert it to sRGB"),
+    "bomb.png": (png(60000, 60000, 8, 2), "too large to be read.*downscale"),
+    "smaller.png": (saved(RGB.resize((32, 24))), "unequal sizes: reference 64x48, distorted 32x24.*crop or resize"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("name", REFUSED_FILES)
+def test_a_file_that_would_be_misread_is_refused_with_advice(tmp_path, name):
+    write, message = REFUSED_FILES[name]
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=message) as caught:
+        iqa_lib.score(RGB, tmp_path / name, "psnr")
+    assert name in str(caught.value) or "distorted" in str(caught.value)
+
+
+TAKEN_FILES = {
+    "opaque.png": (saved(Image.fromarray(with_alpha(PIXELS, 255))), PIXELS),
+    "grey.png": (saved(Image.fromarray(GREY)), np.dstack([GREY] * 3)),
+    "grey_opaque.png": (saved(Image.fromarray(GREY).convert("LA")), np.dstack([GREY] * 3)),
+    "palette.png": (saved(RGB.quantize(8)), np.asarray(RGB.quantize(8).convert("RGB"))),
+    "still.gif": (saved(RGB.quantize(8)), np.asarray(RGB.quantize(8).convert("RGB"))),
+    "bits.png": (saved(Image.fromarray(GREY > 127)), np.dstack([np.where(GREY > 127, 255, 0).astype(np.uint8)] * 3)),
+    "turned.png": (turned(), PIXELS),
+    "srgb.png": (saved(RGB, icc_profile=profile("sRGB")), PIXELS),
+    "UPPER CASE ä 图.PNG": (saved(RGB, format="PNG"), PIXELS),
+    "wrong_ending.jpg": (saved(RGB, format="PNG"), PIXELS),
+    "picture.bmp": (saved(RGB), PIXELS),
+    "phone.jpg": (several(RGB, RGB), None),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN_FILES)
+def test_a_file_is_read_as_it_is_meant(tmp_path, name):
+    write, pixels = TAKEN_FILES[name]
+    if name == "phone.jpg":  # MPO: a JPEG with a second picture behind, as phones write it
+        RGB.save(tmp_path / name, format="MPO", save_all=True, append_images=[RGB], quality=95)
+        RGB.save(tmp_path / "plain.jpg", quality=95)
+        pixels = np.asarray(Image.open(tmp_path / "plain.jpg"))
+    else:
+        write(tmp_path / name)
+    assert torch.equal(as_image(tmp_path / name), tensor(pixels))
+    assert math.isinf(iqa_lib.score(pixels, tmp_path / name, "psnr"))
+
+
+def wide_gamut():
+    """A matrix profile that is not sRGB: sRGB's own with red and blue exchanged and another name."""
+    data = bytearray(profile("sRGB"))
+    tags = {bytes(data[i : i + 4]): i for i in range(132, 132 + 12 * data[131], 12)}
+    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
+    data[red + 4 : red + 12], data[blue + 4 : blue + 12] = data[blue + 4 : blue + 12], data[red + 4 : red + 12]
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "Mine".encode("utf-16-be"))
+
+
+def test_an_icc_profile_is_followed_for_files_and_pil_images_alike(tmp_path):
+    pure = Image.new("RGB", (32, 32), (255, 0, 0))
+    pure.save(tmp_path / "wide.png", icc_profile=wide_gamut())
+    read = as_image(tmp_path / "wide.png")
+    assert (read[2] > 200).all()  # that profile calls blue what sRGB calls red
+    assert (read[0] < 60).all()
+    assert torch.equal(read, as_image(Image.open(tmp_path / "wide.png")))
+
+
+FLOAT = PIXELS / 255
+REFUSED_VALUES = {
+    "NaN": (np.where(FLOAT > 0.5, np.nan, FLOAT), "NaN or infinite; wanted"),
+    "infinite": (np.where(FLOAT > 0.5, np.inf, FLOAT), "NaN or infinite; wanted"),
+    "0 to 255 as float": (PIXELS.astype(np.float32), "values 0 to 255; wanted.*divide by 255"),
+    "-1 to 1": (FLOAT * 2 - 1, r"values -1 to 1; wanted.*\(x \+ 1\) / 2"),
+    "int64 array": (PIXELS.astype(np.int64), "array of int64; wanted uint8.*astype"),
+    "uint16 array": (PIXELS.astype(np.uint16), "array of uint16.*value of white"),
+    "bool array": (PIXELS > 9, "array of bool"),
+    "complex array": (FLOAT + 0j, "array of complex128"),
+    "object array": (PIXELS.astype(object), "array of object"),
+    "channels first array": (PIXELS.transpose(2, 0, 1), r"shape \(3, 48, 64\).*array.transpose\(1, 2, 0\)"),
+    "two channels": (PIXELS[..., :2], r"shape \(48, 64, 2\); wanted \(H, W, 3\)"),
+    "array batch": (PIXELS[None], "one picture at a time"),
+    "one row": (PIXELS[0, :, 0], r"shape \(64,\)"),
+    "empty array": (PIXELS[:0], "holds no pixel"),
+    "masked array": (np.ma.array(PIXELS, mask=PIXELS > 9), "masked pixels"),
+    "transparent array": (with_alpha(PIXELS, 9), "partly transparent"),
+    "transparent float array": (with_alpha(FLOAT, 0.5), "partly transparent"),
+    "tensor batch": (torch.rand(2, 3, 48, 64), "one picture at a time"),
+    "channels last tensor": (torch.rand(48, 64, 3), r"tensor.permute\(2, 0, 1\)"),
+    "int64 tensor": (tensor(PIXELS).long(), "tensor of torch.int64; wanted uint8"),
+    "NaN tensor": (torch.full((3, 48, 64), torch.nan), "NaN or infinite"),
+    "0 to 255 tensor": (tensor(PIXELS).float(), "divide by 255"),
+    "empty tensor": (torch.rand(3, 0, 64), "holds no pixel"),
+    "empty PIL image": (Image.new("RGB", (0, 5)), "0x5 pixels, wanted at least 1x1"),
+    "None": (None, "came as NoneType; wanted a file's path"),
+    "bytes": (b"\x89PNG", "came as bytes"),
+    "list": (PIXELS.tolist(), "came as list"),
+    "folder": (".", "came as the folder .*iqa_lib.score"),
+    "address": ("https://example.org/a.png", "address https.*download it first"),
+    "CMYK PIL image": (RGB.convert("CMYK"), "mode CMYK"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_VALUES)
+def test_a_value_that_is_no_picture_is_refused_with_advice(kind):
+    came, message = REFUSED_VALUES[kind]
+    with pytest.raises(ValueError, match="(?s)" + message) as caught:
+        iqa_lib.score(RGB, came, "psnr")
+    assert "distorted" in str(caught.value)
+    with pytest.raises(ValueError, match="reference"):
+        iqa_lib.score(came, RGB, "psnr")
+
+
+TAKEN_VALUES = {
+    "grey array": (GREY, np.dstack([GREY] * 3)),
+    "grey array with an axis": (GREY[..., None], np.dstack([GREY] * 3)),
+    "opaque array": (with_alpha(PIXELS, 255), PIXELS),
+    "mirrored view": (PIXELS[:, ::-1], PIXELS[:, ::-1]),
+    "float array": (FLOAT, PIXELS),
+    "big-endian float array": (FLOAT.astype(">f4"), PIXELS),
+    "opaque float array": (with_alpha(FLOAT, 1.0), PIXELS),
+    "tensor": (tensor(PIXELS), PIXELS),
+    "tensor of one": (tensor(PIXELS)[None], PIXELS),
+    "grey tensor": (tensor(PIXELS)[:1], np.dstack([GREY] * 3)),
+    "float tensor": (tensor(PIXELS).float() / 255, PIXELS),
+    "float64 tensor": (tensor(PIXELS).double() / 255, PIXELS),
+    "tensor with gradient": ((tensor(PIXELS).float() / 255).requires_grad_(), PIXELS),
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN_VALUES)
+def test_every_form_of_a_picture_gives_the_same_score(kind):
+    came, pixels = TAKEN_VALUES[kind]
+    wanted = iqa_lib.score(Image.fromarray(NOISY), Image.fromarray(np.ascontiguousarray(pixels)), "ssim")
+    assert iqa_lib.score(NOISY, came, "ssim") == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_path_a_pil_image_an_array_and_a_tensor_agree_with_the_baseline_itself(tmp_path):
+    RGB.save(tmp_path / "r.png")
+    Image.fromarray(NOISY).save(tmp_path / "d.png")
+    forms = [
+        (tmp_path / "r.png", str(tmp_path / "d.png")),
+        (RGB, Image.fromarray(NOISY)),
+        (PIXELS, NOISY),
+        (tensor(PIXELS), tensor(NOISY)),
+    ]
+    scores = {float(iqa_lib.score(*form, "gmsd")) for form in forms}
+    assert scores == {BASELINES["gmsd"].score(*(tensor(x)[None].float() / 255 for x in (PIXELS, NOISY))).item()}
+
+
+# --- the number and its meaning
+
+
+@pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if not baseline.needs_weights])
+def test_identical_pictures_get_the_extreme_score(name):
+    photo = np.asarray(Image.open(packaged_photos()[1]))[60:236, 120:296]
+    baseline, found = BASELINES[name], iqa_lib.score(photo, photo, name)
+    extreme = baseline.high if baseline.higher_is_better else baseline.low
+    assert found == pytest.approx(1 if name == "vifp" else extreme, abs=1e-4)
+    worse = iqa_lib.score(photo, np.roll(photo, 9, axis=1), name)
+    assert worse < found if baseline.higher_is_better else worse > found
+
+
+def test_the_number_tells_its_direction_and_range_and_computes_like_any_other():
+    found = iqa_lib.score(PIXELS, NOISY, "ssim")
+    assert re.fullmatch(r"0\.\d+  ssim \(higher is better, -1 to 1\): SSIM, piq", str(found))
+    assert f"{found}" == repr(found) == str(found)
+    assert f"{found:.2f}" == f"{float(found):.2f}"
+    assert json.loads(json.dumps([found])) == [float(found)]
+    assert "lower is better, 0 to 0.5" in str(iqa_lib.score(PIXELS, NOISY, "gmsd"))
+
+
+def test_prefer_by_a_metric_follows_its_direction():
+    worse = np.roll(NOISY, 5, axis=1)
+    for name in ("ssim", "gmsd"):
+        assert iqa_lib.prefer(PIXELS, worse, NOISY, name) == 1
+        assert iqa_lib.prefer(PIXELS, NOISY, worse, name) == 0
+        assert iqa_lib.prefer(PIXELS, NOISY, NOISY, name) == 0.5
+    assert "1: B is closer, 0: A is, by A" in str(iqa_lib.prefer(PIXELS, NOISY, worse, "ssim"))
+
+
+# --- metrics that are not here
+
+
+@pytest.mark.parametrize("name", ["topiq-fr", "ahiq", "iqa-tmfm", "prfnet", "fr-nr"])
+def test_a_network_without_weights_names_the_ways_out(name):
+    with pytest.raises(WeightsError, match="needs trained weights") as caught:
+        iqa_lib.score(PIXELS, NOISY, name)
+    assert all(word in str(caught.value) for word in ("checkpoint=", scoring.NOTEBOOKS[name], "ssim"))
+    assert ("authors" in str(caught.value)) == (name in scoring.AUTHORS)
+
+
+def test_the_default_is_topiq_fr_and_says_how_to_get_it():
+    with pytest.raises(WeightsError, match=r"(?s)topiq-fr.*cfanet_fr_kadid") as caught:
+        iqa_lib.score(PIXELS, NOISY)
+    assert "--list" in str(caught.value)
+    with pytest.raises(WeightsError, match="prfnet needs"):
+        iqa_lib.prefer(PIXELS, NOISY, NOISY)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"metric": "ssmi"}, ValueError, "unknown, did you mean ssim"),
+        ({"metric": "no/such/folder"}, ValueError, "holds no run.json"),
+        ({"metric": "topiq-fr", "checkpoint": "no.pth"}, WeightsError, "there is no checkpoint no.pth"),
+        ({"metric": "topiq-fr", "checkpoint": __file__}, WeightsError, "cannot be read"),
+        ({"metric": "ssim", "checkpoint": __file__}, ValueError, "has no network: leave them out"),
+        ({"metric": "ssim", "vit": "b16"}, ValueError, "options vit, which only a checkpoint of the authors takes"),
+        ({"metric": "ssim", "device": "cuda:77"}, ValueError, "give device='cpu'"),
+        ({"metric": "ssim", "device": "tpu9"}, ValueError, "give device='cpu'"),
+    ],
+)
+def test_a_wrong_metric_checkpoint_device_or_option_is_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        iqa_lib.score(PIXELS, NOISY, **arguments)
+
+
+def test_the_authors_checkpoint_of_cfanet_scores_whole_pictures(tmp_path, monkeypatch):
+    """The layout is tested in test_topiq.py; here: what is read is what scores."""
+    torch.manual_seed(0)
+    model = CFANet(backbone=PACKAGED, weights="random", dim=16).eval()
+    (tmp_path / "authors.pth").write_bytes(b"weights")
+    monkeypatch.setattr(CFANet, "from_author_checkpoint", lambda path, **options: model)
+    found = iqa_lib.score(PIXELS, NOISY, checkpoint=tmp_path / "authors.pth")
+    pair = (tensor(x)[None].float() / 255 for x in (PIXELS, NOISY))
+    with torch.inference_mode():
+        assert found == pytest.approx(model(*pair).item(), abs=1e-5)
+    assert "authors.pth (sha256" in found.meaning
+
+
+# --- runs of this repository
+
+SMALL = {"backbone": PACKAGED, "weights": "random"}
+TMFM = SMALL | dict(crop=32, dim=8, heads=2, head_dim=4, hidden=8)
+MODELS = {
+    "ahiq": lambda: AHIQ(cnn="packaged", cnn_weights="random", fusion="cnn", width=1 / 64),
+    "fr-nr": lambda: FRNR(**SMALL, branches=("frp", "nr"), hidden=(8,)),
+    "topiq-fr": lambda: CFANet(**SMALL, dim=16, taps=(1, 3)),
+    "prfnet": lambda: PRFNet(**SMALL, width=4, hidden=4, se=False),
+    "iqa-tmfm": lambda: IQATMFM(**TMFM),
+    "iqa-tmfm, fused": lambda: FusedIQATMFM(IQATMFM(**TMFM), 2),
+}
+
+
+def records(folder, count, triplets):
+    """A demo set of a few pictures on disk."""
+    names = ("r", "a", "b") if triplets else ("r", "d")
+    rng, found = np.random.default_rng(1), []
+    for number in range(count):
+        paths = [folder / f"{name}{number}.png" for name in names]
+        for path in paths:
+            Image.fromarray(rng.integers(256, size=(48, 64, 3), dtype=np.uint8)).save(path)
+        found.append((Triplet if triplets else Pair)(*paths, 0.5, str(number), 0.5))
+    return IQADataset("demo", "test", found, Label("simulated MOS", 1, 5, True))
+
+
+def finished(folder, name):
+    """A run of a random network, recorded as a notebook does it, and its predictions."""
+    torch.manual_seed(2)
+    model = MODELS[name]().eval()
+    triplets = not hasattr(model, "higher_is_better")
+    data = records(folder, 2, triplets)
+    views = Crops(data, "corners", 32, count=5, enlarge=True)
+    average = "logit" if "tmfm" in name else "probability"
+    if "fused" in name:
+        metrics = [baselines.load(metric) for metric in ("psnr", "gmsd")]
+        outputs = evaluation.window_outputs(model.network, views)
+        logit = model.fuse(evaluation.mean_outputs(outputs), evaluation.metric_scores(metrics, data))
+        predictions = evaluation.prediction_table(data, outputs, average=average).assign(
+            prediction=logit.sigmoid().numpy()
+        )
+    else:
+        predictions = evaluation.predict(model, views, average=average)
+    given = {"test_crops": "corners", "crop": 32, "test_crop_count": 5, "seed": 0, "max_batch": 4, "precision": "fp32"}
+    run = runs.Run(scoring.NOTEBOOKS[name.split(",")[0]], given | {"metrics": "psnr, gmsd"}, folder / "seed0")
+    run.finish(model, metrics={}, predictions=predictions, data={"test": data}, weights=Weights(PACKAGED, "random"))
+    return data, predictions
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_scores_its_test_pictures_as_its_predictions_tell(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    data, predictions = finished(tmp_path, name)
+    metric = scoring.load(tmp_path / "seed0")
+    assert metric.name == name.split(",")[0]
+    ask = metric.prefer if metric.triplets else metric.score
+    found = [ask(*record.images) for record in data.records]
+    assert found == pytest.approx(predictions.prediction.tolist(), abs=1e-5)
+    assert "a demo number" in found[0].meaning
+    same = scoring.load(metric.name, checkpoint=str(tmp_path / "seed0"))
+    assert float(found[0]) == (same.prefer if same.triplets else same.score)(*data.records[0].images)
+
+
+def test_a_triplet_network_has_no_score_and_says_so(tmp_path):
+    finished(tmp_path, "prfnet")
+    with pytest.raises(ValueError, match=r"use iqa_lib.prefer\(reference, a, b"):
+        iqa_lib.score(PIXELS, NOISY, tmp_path / "seed0")
+
+
+def test_a_pair_network_prefers_by_its_scores(tmp_path):
+    finished(tmp_path, "fr-nr")
+    metric = scoring.load(tmp_path / "seed0")
+    a, b = metric.score(PIXELS, NOISY), metric.score(PIXELS, PIXELS)
+    assert metric.prefer(PIXELS, NOISY, PIXELS) == float(b > a)
+
+
+def test_a_run_of_another_network_a_broken_or_an_old_one_is_refused(tmp_path):
+    finished(tmp_path, "fr-nr")
+    folder = tmp_path / "seed0"
+    with pytest.raises(ValueError, match="is a run of fr-nr: give metric='fr-nr'"):
+        scoring.load("ahiq", checkpoint=folder)
+    record = json.loads((folder / "run.json").read_text())
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(WeightsError, match="run the row again"):
+        scoring.load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="holds no model"):
+        scoring.load(folder)
+    for changed, message in (
+        ({"model": None}, "does not tell what network"),
+        ({"model": {"class": "os.system", "options": {}}}, "no 'os.system'"),
+        ({"model": {"class": "FRNR", "options": {"wings": 2}}}, r"no option \['wings'\]"),
+    ):
+        (folder / "run.json").write_text(json.dumps(record | changed))
+        (folder / "model.safetensors").write_bytes(weights)
+        with pytest.raises(ValueError, match=message):
+            scoring.load(folder)
+    (folder / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        scoring.load(folder)
+
+
+def test_options_are_kept_and_make_the_same_network_again():
+    model = MODELS["iqa-tmfm, fused"]()
+    description = json.loads(json.dumps(rebuild.described(model)))
+    again = rebuild.rebuilt(description)
+    shapes = [{name: tensor.shape for name, tensor in net.state_dict().items()} for net in (model, again)]
+    assert shapes[0] == shapes[1]
+    assert description["options"]["network"]["options"]["crop"] == 32
+    assert rebuild.described(torch.nn.Linear(1, 1)) is None
+
+
+# --- many pictures
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """100 small references and distorted pictures of the same names, with other endings."""
+    root = tmp_path_factory.mktemp("hundred")
+    rng = np.random.default_rng(3)
+    for folder in ("ref", "dist"):
+        (root / folder).mkdir()
+    for number in range(100):
+        pixels = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "ref" / f"{number:03}.png")
+        Image.fromarray(pixels // 2 + number // 2).save(root / "dist" / f"{number:03}.bmp")
+    (root / "dist" / ".hidden").write_text("")
+    return root
+
+
+def test_two_folders_give_what_the_single_pictures_give(folders, capsys):
+    assert main([str(folders / "ref"), str(folders / "dist"), "--metric", "ssim", "--csv", str(folders / "o.csv")]) == 0
+    table = pd.read_csv(folders / "o.csv")
+    assert len(table) == 100
+    assert set(table.better) == {"higher"}
+    for row in table.itertuples():
+        assert row.score == iqa_lib.score(folders / row.reference, folders / row.distorted, "ssim")
+    assert "100 of 100 scored: ssim (higher is better, -1 to 1)" in capsys.readouterr().err
+
+
+def test_a_csv_that_was_written_can_be_read_again(folders, tmp_path, capsys):
+    first, second = folders / "first.csv", tmp_path / "deep" / "second.csv"
+    arguments = ["--metric", "gmsd", "--csv"]
+    assert main([str(folders / "ref"), str(folders / "dist"), *arguments, str(first)]) == 0
+    assert main([str(first), *arguments, str(second)]) == 0
+    tables = [pd.read_csv(file) for file in (first, second)]
+    assert tables[0].score.equals(tables[1].score)
+    assert (second.parent / tables[1].reference[0]).resolve() == (folders / "ref/000.png").resolve()
+
+
+def test_one_reference_serves_a_folder_and_the_table_goes_to_the_screen(folders, capsys):
+    assert main([str(folders / "ref/007.png"), str(folders / "dist"), "--metric", "psnr"]) == 0
+    shown = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert len(shown) == 100
+    assert shown.score.idxmax() == 7
+
+
+def test_pictures_without_a_partner_are_named(tmp_path, capsys):
+    for name in ("ref/a.png", "ref/b.png", "dist/a.png", "dist/c.png", "dist/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        RGB.save(tmp_path / name, format="PNG")
+    assert main([str(tmp_path / "ref"), str(tmp_path / "dist"), "--metric", "psnr"]) == 1
+    told = capsys.readouterr().err
+    assert "2 of 4 pictures have no partner" in told
+    assert str(tmp_path / "dist/c.png") in told
+    assert str(tmp_path / "ref/b.png") in told
+    assert "left out: " + str(tmp_path / "dist/notes.txt") in told
+
+
+def test_two_pictures_of_one_name_and_an_empty_folder_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("a.png", "a.bmp"):
+        RGB.save(tmp_path / name)
+    with pytest.raises(ValueError, match=r"two pictures of one name.*a\.bmp"):
+        scoring.pairs_of_folders(tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="holds no picture"):
+        scoring.pairs_of_folders(tmp_path, tmp_path / "empty")
+    with pytest.raises(ValueError, match="is no folder"):
+        scoring.pairs_of_folders(tmp_path, tmp_path / "gone")
+
+
+def test_a_broken_picture_costs_its_row_only(tmp_path, capsys):
+    for folder in ("ref", "dist"):
+        (tmp_path / folder).mkdir()
+        for name in "abc":
+            RGB.save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "dist/b.png").write_bytes(b"")
+    (tmp_path / "pairs.csv").write_text("reference,distorted\nref/a.png,dist/a.png\nref/a.png,dist/gone.png\n")
+    assert (
+        main([str(tmp_path / "ref"), str(tmp_path / "dist"), "--metric", "mse", "--csv", str(tmp_path / "o.csv")]) == 1
+    )
+    table = pd.read_csv(tmp_path / "o.csv")
+    assert table.score.isna().tolist() == [False, True, False]
+    assert "cannot be decoded" in table.error[1]
+    told = capsys.readouterr().err
+    assert "2 of 3 scored" in told
+    assert "b.png: cannot be decoded" in told
+    assert main([str(tmp_path / "pairs.csv"), "--metric", "mse"]) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_an_interrupted_batch_keeps_what_was_done(tmp_path, monkeypatch):
+    scores = iter([0.1, 0.2])
+
+    def until_the_user_stops(*_):
+        value = next(scores, None)
+        if value is None:
+            raise KeyboardInterrupt
+        return value
+
+    monkeypatch.setattr(scoring.Metric, "_compute", lambda self, **_: until_the_user_stops())
+    (tmp_path / "pairs.csv").write_text("reference,distorted\n" + "a.png,b.png\n" * 5)
+    with pytest.raises(KeyboardInterrupt):
+        main([str(tmp_path / "pairs.csv"), "--metric", "psnr", "--csv", str(tmp_path / "o.csv")])
+    assert pd.read_csv(tmp_path / "o.csv").score.tolist() == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no CSV"),
+        ("reference,distorted\n", "has no row"),
+        ("ref,dist\na,b\n", "has the columns ref, dist; wanted reference,distorted"),
+        ("reference;distorted\na;b\n", "separate them by commas"),
+        ("reference,distorted\na.png,b.png\na.png,\n", "row 3 has nothing under distorted"),
+        ("reference,distorted\n\xff\xfe", "is no CSV"),
+    ],
+)
+def test_a_csv_that_names_no_pairs_is_refused(tmp_path, capsys, text, message):
+    (tmp_path / "pairs.csv").write_bytes(text.encode("latin-1"))
+    assert main([str(tmp_path / "pairs.csv"), "--metric", "psnr"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_triplets_from_a_csv_with_a_byte_order_mark(tmp_path, capsys):
+    Image.fromarray(NOISY).save(tmp_path / "a.png")
+    RGB.save(tmp_path / "r.png")
+    (tmp_path / "t.csv").write_bytes("\ufeffreference,a,b\nr.png,a.png,r.png\nr.png,r.png,a.png\n".encode())
+    assert main([str(tmp_path / "t.csv"), "--metric", "ssim"]) == 0
+    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).p_b.tolist() == [1.0, 0.0]
+
+
+# --- the command, and the name that a function and a module share
+
+
+def test_the_command_prints_the_score_and_its_meaning(tmp_path, capsys):
+    RGB.save(tmp_path / "r.png")
+    Image.fromarray(NOISY).save(tmp_path / "d.png")
+    pair = [str(tmp_path / "r.png"), str(tmp_path / "d.png")]
+    assert main([*pair, "--metric", "ssim"]) == 0
+    assert capsys.readouterr().out.strip() == str(iqa_lib.score(*pair, "ssim"))
+    assert main([*pair, pair[0], "--metric", "ssim"]) == 0
+    assert capsys.readouterr().out.startswith("1  1: B is closer")
+    assert main([*pair, "--metric", "ssim", "--csv", str(tmp_path / "o.csv")]) == 0
+    assert pd.read_csv(tmp_path / "o.csv").distorted.tolist() == ["d.png"]
+    assert main(["--list"]) == 0
+    assert "topiq-fr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "wanted REF DIST"),
+        (["one.png"], 2, "came alone"),
+        (["r.png", "d.png", "--option", "vit"], 2, "NAME=VALUE"),
+        (["r.png", "d.png"], 1, "topiq-fr needs trained weights"),
+        (["r.png", "d.png", "--metric", "ssim"], 1, "reference: there is no file r.png"),
+        (["gone.csv", "--metric", "ssim"], 1, "gone.csv"),
+        (["r.png", "d.png", "--metric", "ssim", "--option", "vit=b16"], 1, "leave them out"),
+    ],
+)
+def test_the_exit_status_and_the_message_tell_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    try:
+        found = main(arguments)
+    except SystemExit as end:
+        found = end.code
+    assert found == status
+    assert message in capsys.readouterr().err
+
+
+def test_the_name_is_a_function_and_a_command_whatever_is_imported_first():
+    script = """
+import runpy, sys, iqa_lib
+assert "torch" not in sys.modules
+sys.argv = ["score", "r.png", "d.png"]
+try:
+    runpy.run_module("iqa_lib.score", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert end.code == 1
+from iqa_lib import score
+function = iqa_lib.score
+import iqa_lib.score, numpy
+from iqa_lib.score import main
+black = numpy.zeros((16, 16, 3), "uint8")
+assert score is function and function is not iqa_lib.score
+assert function(black, black, "ssim") == iqa_lib.score(black, black, "ssim") == 1
+assert main(["--list"]) == 0
+"""
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Ways out" in done.stderr
+    assert "Traceback" not in done.stderr
