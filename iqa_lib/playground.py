@@ -60,7 +60,10 @@ class Playground:
     def __init__(
         self, run: Path | str, *, metrics: Sequence[str] = ("psnr", "ssim"), others: Sequence = (), scenes: int = 4
     ):
-        self.network, _ = scoring.load_run(run)
+        self.network, record = scoring.load_run(run)
+        self._name = (
+            type(self.network).__name__ + (" (demo run)" if scoring.is_demo(record) else "") + ", whole picture"
+        )
         if not hasattr(self.network, "higher_is_better"):
             raise ValueError(f"{run} is of a triplet network, which has no score for one picture: name it in `others`")
         self.metrics = [scoring.load(name) for name in metrics]
@@ -118,10 +121,6 @@ class Playground:
         }
         scores = {metric.name: float(metric.score(*pictures)) for metric in self.metrics}
         return scores | {self._name: score.item()}, named | dict(spatial(maps))
-
-    @property
-    def _name(self) -> str:
-        return f"{type(self.network).__name__}, whole picture"
 
     def _judges(self) -> dict[str, object]:
         """Who gives a score, by name: what knows its direction."""

@@ -304,8 +304,7 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
         "seed": given["seed"],
         "enlarge": True,
     }
-    demo = any(side["name"] == "demo" for side in record["data"].values())
-    origin = f"run {folder}" + (", a demo number: trained on simulated labels" if demo else "")
+    origin = f"run {folder}" + (", a demo number: trained on simulated labels" if is_demo(record) else "")
     options = {key: given[key] for key in ("max_batch", "precision") if key in given}
     raw = given.get("loss") == "mse"
     return _of_model(name, origin, model.to(device), views, metrics=_fused_metrics(model, record), raw=raw, **options)
@@ -363,6 +362,11 @@ def read_record(folder: Path | str) -> dict:
         raise ValueError(f"{file} is damaged ({error}): run the row again") from error
 
 
+def is_demo(record: dict) -> bool:
+    """Whether a run saw the demo set: whatever its network says is then a demo number."""
+    return any(side["name"] == "demo" for side in record["data"].values())
+
+
 def _of_model(
     name: str,
     origin: str,
@@ -388,6 +392,12 @@ def _of_model(
     network = model.network if fused else model
 
     def compute(*images: Tensor) -> float:
+        size, (height, width) = views.get("size", 0), images[0].shape[1:]
+        if min(height, width) < size and not views.get("enlarge"):
+            raise ValueError(
+                f"{name} looks through windows of {size} px, the pictures came {width}x{height}; wanted sides of "
+                f"at least {size}: enlarge all of them first"
+            )
         outputs = window_outputs(network, Crops(Loose(images), **views), **options)
         if not triplets:
             return mean_outputs(outputs).item()
@@ -526,8 +536,8 @@ def score_table(pairs: pd.DataFrame, metric: Metric) -> Iterator[dict]:
         metric: From `load`.
 
     Yields:
-        The row with `score`, or `p_b`; `metric`; `better`, its direction; and `error`: empty, or why this row has NaN
-        instead of a number. One broken picture does not cost the others.
+        The row with `score`, or `p_b`; `metric`; `better`, its direction; `origin`, who computed it with which weights;
+        and `error`: empty, or why this row has NaN instead of a number. One broken picture does not cost the others.
     """
     columns = [column for column in ("reference", "distorted", "a", "b") if column in pairs]
     ask, result = (metric.prefer, "p_b") if "b" in columns else (metric.score, "score")
@@ -538,7 +548,7 @@ def score_table(pairs: pd.DataFrame, metric: Metric) -> Iterator[dict]:
             value = float(ask(*row.values()))
         except (ValueError, OSError, RuntimeError) as problem:
             error = str(problem)
-        yield row | {result: value, "metric": metric.name, "better": better, "error": error}
+        yield row | {result: value, "metric": metric.name, "better": better, "origin": metric.origin, "error": error}
 
 
 def write_table(rows: Sequence[dict], file: Path | str) -> None:

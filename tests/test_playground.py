@@ -57,7 +57,7 @@ def inside(view, kind):
 def test_the_board_holds_the_scores_that_score_gives(ground, folder):
     figure, board = ground.pair("coffee", JPEG)
     pictures = ground.pictures["coffee"], ground.distorted("coffee", JPEG)
-    assert list(board.index) == ["psnr", "gmsd", "AHIQ, whole picture"]
+    assert list(board.index) == ["psnr", "gmsd", "AHIQ (demo run), whole picture"]
     for name, score in zip(("psnr", "gmsd", folder), board.score, strict=True):
         assert score == pytest.approx(float(scoring.score(*pictures, name)), abs=1e-5)
     assert board.better.tolist() == ["higher", "lower", "higher"]

@@ -323,6 +323,21 @@ def test_the_authors_checkpoint_of_cfanet_scores_whole_pictures(tmp_path, monkey
     assert "authors.pth (sha256" in found.meaning
 
 
+def test_a_picture_smaller_than_the_authors_windows_is_refused(tmp_path, monkeypatch):
+    model = AHIQ(cnn="packaged", cnn_weights="random", fusion="cnn", width=1 / 64).eval()
+    (tmp_path / "authors.pth").write_bytes(b"weights")
+    monkeypatch.setattr(AHIQ, "from_author_checkpoint", lambda path, **options: model)
+    metric = scoring.load("ahiq", checkpoint=tmp_path / "authors.pth", vit="b16")
+    with pytest.raises(ValueError, match=r"windows of 224 px, the pictures came 64x48.*enlarge"):
+        metric.score(PIXELS, NOISY)
+    larger = [Image.fromarray(x).resize((300, 230)) for x in (PIXELS, NOISY)]
+    tops = [(0, 0), (6, 0), (0, 76), (6, 76)]
+    cut = [[as_image(x)[None, :, t : t + 224, s : s + 224].float() / 255 for x in larger] for t, s in tops]
+    with torch.inference_mode():
+        windows = [model(*pair).item() for pair in cut]
+    assert metric.score(*larger) == pytest.approx(np.mean(windows), abs=1e-4)
+
+
 # --- runs of this repository
 
 SMALL = {"backbone": PACKAGED, "weights": "random"}

@@ -110,10 +110,10 @@ def explored(page: Page, view: Locator) -> dict[str, float]:
     for step in range(6):
         key = lambda: press(slider(view, "distortion"), "ArrowLeft")  # noqa: E731
         seconds[f"explore: distortion, step {step + 1}"] = answered(picture, key)
+    shot(view, "explore")
     for name in ("astronaut", "leaves00"):
         choose = lambda name=name: view.locator("select").select_option(name)  # noqa: E731
         seconds[f"explore: reference {name}"] = answered(picture, choose)
-    shot(view, "explore")
     own = OUT / "explore.png"
     seconds["explore: a picture of your own"] = answered(picture, lambda: upload(page, view, own))
     assert view.locator("select").input_value(), "the uploaded picture is not among the references"
