@@ -116,7 +116,7 @@ def test_topiqs_preferences_take_a_step(tmp_path):
 
 def test_lpips_plus_is_tested_on_a_whole_data_set_without_training(tmp_path, trees):
     dataset_trees.tid2013(trees / "tid2013")
-    options = dict(metric="lpips_plus", net="squeeze", semantic_layer=6, lpips_weights="random", dataset="tid2013")
+    options = dict(metric="lpips_plus", net="squeeze", semantic_layer=7, lpips_weights="random", dataset="tid2013")
     record = run_paper("06_topiq", tmp_path, trees, **options)
     assert not record["steps"]
     assert record["data"]["test"]["split"] == "all"
