@@ -24,7 +24,7 @@ from iqa_lib.metrics import Estimate, difference_noise, paired_difference, two_a
 
 CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
 DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "spread", "seeds"]
-RUN = ["run", "tested on", "weights", "seeds", "minutes", "device", "commit", "command"]
+RUN = ["run", "tested on", "weights", "seeds", "minutes", "memory in GB", "device", "commit", "command"]
 
 DEMO_WARNING = (
     "**What stands under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or "
@@ -100,7 +100,8 @@ def finished(table: dict, scale: str) -> pd.DataFrame:
                     ),
                     "weights": _weights(last["weights"]),
                     "seeds": len(found),
-                    "minutes": sum(record["seconds"] for record in found) / 60,
+                    "minutes": round(sum(record["seconds"] for record in found) / 60, 1),
+                    "memory in GB": round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1),
                     "device": last["device"],
                     "commit": (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else ""),
                     "command": command(run, scale),
@@ -163,7 +164,10 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
     if "full" in table:
         shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(differences(table, scale))
     if len(made := finished(table, scale)):
-        shown["Runs"] = "Minutes are of wall time, all seeds together.", made.round({"minutes": 1}).astype(str)
+        shown["Runs"] = (
+            "Minutes are of wall time, all seeds together; memory is the highest of a run, on a GPU that of the GPU.",
+            made,
+        )
     return shown
 
 

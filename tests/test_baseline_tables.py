@@ -63,7 +63,14 @@ def record(here, run, *, name, split, scale="demo", seed=0, fingerprint="x", **m
     path = here / "outputs" / scale / run / f"seed{seed}" / "run.json"
     path.parent.mkdir(parents=True)
     test = {"name": name, "split": split, "label": "MOS", "fingerprint": fingerprint}
-    described = {"weights": WEIGHTS, "seconds": 90, "device": "cpu", "commit": "0123456789", "dirty": False}
+    described = {
+        "weights": WEIGHTS,
+        "seconds": 90,
+        "peak_memory_bytes": 2_340_000_000,
+        "device": "cpu",
+        "commit": "0123456789",
+        "dirty": False,
+    }
     path.write_text(
         json.dumps({"metrics": estimates, "data": {"test": test}, "parameters": {"seed": seed}} | described)
     )
@@ -199,7 +206,7 @@ def test_one_seed_has_the_bootstraps_interval_and_several_students(here):
     text = tables.write("prfnet_table2", "demo").read_text()
     assert "0.720 ± 0.020 over 3 seeds [0.670, 0.770]" in line(text, "FPN")
     assert "seeds 0, 1, 2" in line(text, "FPN")
-    assert "| 3 | 4.5 | cpu | 01234567 |" in text
+    assert "| 3 | 4.5 | 2.3 | cpu | 01234567 |" in text
 
 
 @pytest.mark.parametrize("same", [True, False])
