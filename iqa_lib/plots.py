@@ -257,6 +257,8 @@ def weighted_scores(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Fig
 def sampling(image: Tensor, offsets: Tensor, places: Sequence[tuple[float, float]]) -> Figure:
     """Where a deformable 3x3 convolution looks: for chosen places, arrows from its nine taps to where they are moved.
 
+    A panel shows the map and half as much around it; what is sampled outside the map is zero, and counted in the title.
+
     Args:
         image: `(3, H, W)` in [0, 1].
         offsets: `(18, h, w)`: (down, right) of each tap in turn, in positions of the `h x w` grid.
@@ -283,10 +285,11 @@ def sampling(image: Tensor, offsets: Tensor, places: Sequence[tuple[float, float
             width=0.008,
         )
         axis.scatter(start[:, 1], start[:, 0], s=9, color="C0", zorder=3)
-        reach = max(6 * step, float((start + moved - start[4]).abs().max()) + step)
-        axis.set_xlim(start[4, 1] - reach, start[4, 1] + reach)
-        axis.set_ylim(start[4, 0] + reach, start[4, 0] - reach)
-        axis.set_title(f"at row {row}, column {column} of {height}x{width}", fontsize=8)
+        extent = torch.tensor(image.shape[1:])
+        outside = ((start + moved < 0) | (start + moved > extent)).any(dim=1).sum()
+        axis.set_xlim(-0.5 * extent[1], 1.5 * extent[1])
+        axis.set_ylim(1.5 * extent[0], -0.5 * extent[0])
+        axis.set_title(f"row {row}, column {column} of {height}x{width}: {outside} of 9 outside", fontsize=8)
     figure.suptitle("taps of the 3x3 convolution (points) and where they look (arrow heads)", fontsize=9)
     return _done(figure)
 
