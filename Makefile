@@ -1,8 +1,11 @@
 # make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
 # make lab: JupyterLab                                        make venv: only sets up
 # make test-browser: the playground in a real browser; wants Chromium (apt install chromium), not run by `make test`
+# SCALE=paper DATA=/path/to/data SEEDS=5 CORES=8: the papers' own data sets, more seeds, more rows at a time
 SCALE ?= demo
 SEEDS ?= 1
+CORES ?= 2
+GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= PASSIVE
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -19,8 +22,9 @@ venv: .venv/.done
 	touch $@
 
 reproduce: venv
-	snakemake --cores 2 --keep-going --rerun-triggers mtime params --prioritize outputs/$(SCALE)/tables/prfnet_table2.md \
-		--config scale=$(SCALE) seeds=$(SEEDS)
+	snakemake --cores $(CORES) --keep-going --rerun-triggers mtime params --prioritize outputs/$(SCALE)/tables/prfnet_table2.md \
+		$(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS)) \
+		--config scale=$(SCALE) seeds=$(SEEDS) $(if $(DATA),data='$(abspath $(DATA))')
 
 test: venv
 	ruff check .

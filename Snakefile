@@ -1,28 +1,30 @@
 """Every table row is one papermill run; a row that is finished is not run again.
 
-snakemake --cores 2                          all tables at demo scale
-snakemake --cores 2 --config scale=paper     at paper scale (data sets in data/, GPU)
+snakemake --cores 2                          all tables at demo scale, and a report of them
+snakemake --cores 2 --config scale=paper     at paper scale (data sets in data/, or --config data=...; GPU)
 snakemake --cores 2 --config seeds=5         seeds 0 to 4
+
+With --keep-going a row that fails does not stop the others; the tables then show why it failed.
 """
 
 from pathlib import Path
 
-import yaml
+from iqa_lib import tables
 
 SCALE = config.get("scale", "demo")
 SEEDS = range(int(config.get("seeds", 1)))
-TABLES = yaml.safe_load(open("params/tables.yaml"))
+DATA_ROOT = f" --data-root '{config['data']}'" if "data" in config else ""
+TABLES = tables.specifications()
+FOLDER = f"outputs/{SCALE}/tables"
+REPORT = (
+    f"papermill --no-progress-bar notebooks/07_tables.ipynb {FOLDER}/report.ipynb -p scale {SCALE}"
+    f" && jupyter nbconvert --log-level WARN --to html --no-input {FOLDER}/report.ipynb"
+)
 
 
 def records(table):
-    """Records that a table is made of: its rows' own runs, and those of its columns that belong to this scale."""
-    rows, columns = (TABLES[table].get(part, []) for part in ("rows", "columns"))
-    shown = [column for column in columns if "data" in column and (column["data"] == "demo") == (SCALE == "demo")]
-    runs = [column["run"] for column in shown if "run" in column]
-    if shown or not columns:
-        runs += [run for row in rows for run in (*row.get("ensemble", []), *([row["run"]] if "run" in row else []))]
-    runs += [row["runs"][column["data"]] for row in rows for column in shown if column["data"] in row.get("runs", {})]
-    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=sorted(set(runs)), seed=SEEDS)
+    """Records that a table is made of, one a run and seed."""
+    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=tables.wanted(TABLES[table], SCALE), seed=SEEDS)
 
 
 def parameters(wildcards):
@@ -31,9 +33,14 @@ def parameters(wildcards):
     return [path for file in files if (path := Path("params", wildcards.notebook, file)).exists()]
 
 
-rule all:
+rule report:
     input:
-        expand(f"outputs/{SCALE}/tables/{{table}}.md", table=TABLES),
+        expand(f"{FOLDER}/{{table}}.md", table=TABLES),
+        "notebooks/07_tables.ipynb",
+    output:
+        f"{FOLDER}/report.html",
+    shell:
+        REPORT
 
 
 rule table:
@@ -41,7 +48,7 @@ rule table:
         "params/tables.yaml",
         lambda wildcards: records(wildcards.table),
     output:
-        f"outputs/{SCALE}/tables/{{table}}.md",
+        f"{FOLDER}/{{table}}.md",
     shell:
         "python -m iqa_lib.tables {SCALE} {wildcards.table}"
 
@@ -55,6 +62,14 @@ rule run:
     params:
         executed=f"outputs/{SCALE}/{{notebook}}/{{row}}/seed{{seed}}/run.ipynb",
     threads: 1
+    resources:
+        gpu=0 if SCALE == "demo" else 1,
+        mem_mb=4_000 if SCALE == "demo" else 32_000,
+        runtime="1h" if SCALE == "demo" else "48h",
     shell:
         "OMP_NUM_THREADS={threads} python -m iqa_lib.runs {wildcards.notebook} {params.executed} {input.parameters}"
-        " --seed {wildcards.seed}"
+        " --seed {wildcards.seed}{DATA_ROOT}"
+
+
+onerror:
+    shell(f"python -m iqa_lib.tables {SCALE} > /dev/null && {REPORT}")

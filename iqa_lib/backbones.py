@@ -62,7 +62,8 @@ class Backbone(nn.Module):
         taps: Indices into the network's stages, or a ViT's blocks (timm's `out_indices`), shallow to deep.
         weights: `"auto"` (the local cache or the hub, then the packaged weights where there are some), `"hub"`,
             `"packaged"`, `"random"`, or the path of a state dict in timm's layout.
-        frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`.
+        frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`. Random weights follow
+            torch's seed alone, not what was drawn since: the same in every model that is made with this seed.
         se: Put squeeze-and-excitation into each bottleneck (Res2Net and ResNet families) before the residual sum, as a
             gate near one (sigmoid(4) = 0.982), so that plain pretrained weights keep their meaning.
         stem_pool: False drops the max-pool of a ResNet stem: strides 2, 4, 8, 16 and four times the work.
@@ -107,7 +108,10 @@ class Backbone(nn.Module):
             block_args["block_args"]["scale"] = int(scale[1]) if scale else 4
         self.taps = tuple(taps)
         options |= dict(features_only=True, feature_cls="getter", out_indices=self.taps, **block_args)
-        net = timm.create_model(name, **options)
+        with torch.random.fork_rng(devices=[], enabled=frozen):
+            if frozen:
+                torch.default_generator.manual_seed(torch.initial_seed())
+            net = timm.create_model(name, **options)
         if se:
             _open_se_gates(net.model)
         if file:

@@ -45,6 +45,7 @@ __all__ = [
     "look",
     "mean_outputs",
     "metric_scores",
+    "most_disputed",
     "plcc",
     "predict",
     "predict_baseline",
@@ -235,7 +236,12 @@ def _distorted(dataset: IQADataset, index: int) -> Sequence[Path]:
 
 
 def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sign: int = 1) -> dict[str, Estimate]:
-    """Those of `AGREEMENT` that are defined for a table; a fit that does not converge, say, is printed and left out."""
+    """Those of `AGREEMENT` that are defined for a table; a fit that does not converge, say, is printed and left out.
+
+    Of a table of triplets the one there is, `accuracy`, by the rule of BAPPS that a tie gets half.
+    """
+    if {"a", "b"} <= set(table):
+        return {"accuracy": two_afc_accuracy(table.prediction, table.target, table.reference_id, ties="half")}
     found = {}
     for name in names:
         try:
@@ -248,6 +254,22 @@ def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sig
 def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
     """One of `AGREEMENT` from a table of predictions of pairs; `sign` is -1 where a lower prediction is better."""
     return AGREEMENT[name](sign * table.prediction.to_numpy(), table.target.tolist(), table.reference_id.tolist())
+
+
+def most_disputed(table: pd.DataFrame, sign: int = 1) -> tuple[int, int]:
+    """Two pictures of one reference whose order people and a metric dispute the most, by ranks over the table.
+
+    Args:
+        table: Predictions of pairs.
+        sign: -1 where a lower prediction is better.
+
+    Returns:
+        The record that people put higher than the metric does, and the one that the metric puts higher.
+    """
+    gap = (sign * table.prediction).rank() - table.target.rank()
+    gaps = gap.groupby(table.reference_id)
+    widest = gap[table.reference_id == (gaps.max() - gaps.min()).idxmax()]
+    return int(widest.idxmin()), int(widest.idxmax())
 
 
 def _row(record: Pair | Triplet) -> dict:

@@ -73,7 +73,8 @@ class FixedFeatures(Dataset):
 
     Args:
         crops: Windows by a fixed protocol, neither flipped nor turned.
-        model: Has `extract(images) -> list of maps` and a frozen `backbone`.
+        model: Has `extract(images) -> list of maps` and a frozen `backbone`. Where that is a `ModuleDict` of trunks,
+            each makes one of the maps; they are kept apart, and models share those of a trunk that both have.
         max_batch: Windows that go through the trunk at a time.
 
     Raises:
@@ -89,18 +90,13 @@ class FixedFeatures(Dataset):
                 f"turn {crops.turn}"
             )
         self.crops, self.dataset = crops, crops.dataset
-        paths = list(self.dataset.paths())
-        folder = self._folder(model)
-        files = [folder / f"{file_key(path)}.safetensors" for path in paths]
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            missing = {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}
-            self._compute(missing, model, max_batch)
-        kept = [load_file(file) for file in progress(files, "reading features")]
+        parts = model.backbone.values() if isinstance(model.backbone, nn.ModuleDict) else [model]
+        kept = [self._kept(part, max_batch) for part in parts]  # for each part: for each image its maps
+        paths, counts = list(self.dataset.paths()), [len(maps[0]) for maps in kept[0]]
         self.maps = [
-            torch.cat([maps[f"map{i}"] for maps in kept]) for i in range(len(kept[0]))
+            torch.cat(scale) for images in kept for scale in zip(*images, strict=True)
         ]  # (windows, C, h, w) each
-        bounds = [0, *accumulate(len(maps["map0"]) for maps in kept)]
+        bounds = [0, *accumulate(counts)]
         self.rows = {path: slice(*bounds[i : i + 2]) for i, path in enumerate(paths)}
 
     def __len__(self) -> int:
@@ -122,31 +118,44 @@ class FixedFeatures(Dataset):
         images = ([scale[self.rows[path]] for scale in self.maps] for path in record.images)
         return *images, torch.tensor(record.target, dtype=torch.float32)
 
-    def _folder(self, model: nn.Module) -> Path:
+    def _kept(self, part: nn.Module, max_batch: int) -> list[list[Tensor]]:
+        """For each image its maps `(K, C, h, w)`, of a model with one trunk or of a single trunk."""
+        paths, folder = list(self.dataset.paths()), self._folder(part)
+        files = [folder / f"{file_key(path)}.safetensors" for path in paths]
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            missing = {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}
+            self._compute(missing, part, max_batch)
+        kept = [load_file(file) for file in progress(files, "reading features")]
+        return [[maps[f"map{i}"] for i in range(len(maps))] for maps in kept]
+
+    def _folder(self, part: nn.Module) -> Path:
         """The cache folder of this trunk under these windows."""
         seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
-        state = tensors_sha256((*model.backbone.state_dict().items(), *model.backbone.named_buffers()))
-        trunk = type(model).__qualname__, repr(model.backbone), state
+        backbone = getattr(part, "backbone", part)
+        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
+        trunk = type(part).__qualname__, repr(backbone), state
         return cache_dir() / "features" / hashlib.sha256(repr((seen, trunk)).encode()).hexdigest()[:16]
 
     @torch.inference_mode()
-    def _compute(self, missing: dict[Path, Path], model: nn.Module, max_batch: int) -> None:
+    def _compute(self, missing: dict[Path, Path], part: nn.Module, max_batch: int) -> None:
         """Put the windows of the images through the trunk and keep each image's maps in its file."""
         device = best_device()
-        model.to(device).eval()
+        part.to(device).eval()
         group = {}
         for path in progress(missing, "features of the frozen trunk"):
             windows = self.crops.cut(read_image(path))  # (K, 3, h, w)
             if group and sum(map(len, group.values())) + len(windows) > max_batch:
-                self._keep(group, model, max_batch, device)
+                self._keep(group, part, max_batch, device)
                 group = {}
             group[missing[path]] = windows
         if group:
-            self._keep(group, model, max_batch, device)
+            self._keep(group, part, max_batch, device)
 
-    def _keep(self, group: dict[Path, Tensor], model: nn.Module, max_batch: int, device: torch.device) -> None:
+    def _keep(self, group: dict[Path, Tensor], part: nn.Module, max_batch: int, device: torch.device) -> None:
+        extract = getattr(part, "extract", lambda images: [part(images)])
         batches = torch.cat(list(group.values())).split(max_batch)
-        parts = [[scale.cpu() for scale in model.extract(to_device(batch, device))] for batch in batches]
+        parts = [[scale.cpu() for scale in extract(to_device(batch, device))] for batch in batches]
         maps = [torch.cat(scale) for scale in zip(*parts, strict=True)]  # each (windows of the group, C, h, w)
         shares = zip(*(scale.split([len(windows) for windows in group.values()]) for scale in maps), strict=True)
         for file, scales in zip(group, shares, strict=True):

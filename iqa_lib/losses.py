@@ -49,6 +49,25 @@ def mse(score: Tensor, target: Tensor) -> Tensor:
     return F.mse_loss(score, target)
 
 
+def norm_in_norm(score: Tensor, target: Tensor) -> Tensor:
+    """Norm-in-Norm, p = 1 and q = 2 (Li, Jiang and Jiang, ACM MM 2020, https://arxiv.org/abs/2008.03889; TOPIQ).
+
+    `sum |s^ - y^| / (2 sqrt(N))`, where ^ takes the batch's mean away and divides by the L2 norm of the rest: 0 where
+    scores are a rising linear function of the targets, at most 1. Values that are all equal count as zeros.
+
+    Args:
+        score: What the network gives a pair, `(N,)`.
+        target: People's score, on any scale, `(N,)`.
+    """
+    score, target = (F.normalize(values - values.mean(), dim=0, eps=1e-8) for values in (score, target))
+    return (score - target).abs().sum() / (2 * len(score) ** 0.5)
+
+
+def mse_and_norm_in_norm(score: Tensor, target: Tensor) -> Tensor:
+    """The sum of `mse` and `norm_in_norm` (the configuration that TOPIQ's authors released, for no-reference)."""
+    return mse(score, target) + norm_in_norm(score, target)
+
+
 def negative_srocc(score: Tensor, target: Tensor) -> Tensor:
     """-SROCC over all pairs: lower is better. Has no gradient; for `iqa_lib.training.fit(select=...)`."""
     return torch.tensor(-spearmanr(score.numpy(), target.numpy()).statistic)

@@ -10,7 +10,7 @@ and correlations of constant values.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -34,6 +34,7 @@ class Estimate:
         high: 97.5 % percentile.
         n: Number of rows.
         references: Number of distinct references.
+        resampled: The statistic in each resample, what a paired difference is made of; empty with a single reference.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Estimate:
     high: float
     n: int
     references: int
+    resampled: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     def __str__(self) -> str:
         plural = "" if self.references == 1 else "s"
@@ -48,8 +50,8 @@ class Estimate:
         return f"{self.value:.3f} {interval} (n={self.n}, {self.references} reference{plural})"
 
     def as_dict(self) -> dict[str, float | int]:
-        """The five attributes by name."""
-        return asdict(self)
+        """The first five attributes by name."""
+        return {name: getattr(self, name) for name in ("value", "low", "high", "n", "references")}
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,51 @@ def two_afc_accuracy(
     return _estimate(_reference_mean(agreement, groups), groups, resamples, seed)
 
 
+def paired_difference(first: Estimate, second: Estimate) -> Estimate:
+    """The first less the second, both made of the same rows with the same seed: each resample drew the same references.
+
+    Raises:
+        ValueError: They were made of different numbers of rows, references or resamples.
+    """
+    for name, (one, other) in {
+        "rows": (first.n, second.n),
+        "references": (first.references, second.references),
+        "resamples": (first.resampled.size, second.resampled.size),
+    }.items():
+        if one != other:
+            raise ValueError(f"estimates came of {one} and {other} {name}; wanted two of the same rows and resamples")
+    resampled = first.resampled - second.resampled
+    return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
+
+
+def difference_noise(measure: str, first: float, second: float, n: int) -> float:
+    """Half-width of the 95 % interval of a difference between two published numbers, of n rows each, as if independent.
+
+    Two methods tested on the same rows agree on many of them, which makes the true interval narrower; rows of one
+    reference resemble each other, which makes it wider. It tells the size of differences that n rows can resolve.
+
+    Args:
+        measure: `"accuracy"` (binomial), `"plcc"` (Fisher's z), `"srocc"` (Bonett and Wright 2000, Psychometrika 65) or
+            `"krocc"` (Fieller, Hartley and Pearson 1957, Biometrika 44).
+        first: One number.
+        second: The other.
+        n: Rows that each stands on.
+    """
+    _check_option("measure", measure, ("accuracy", "plcc", "srocc", "krocc"))
+    _check_row_count(n, 5, "the noise of a difference")
+    values = np.array([first, second], dtype=float)
+    if measure == "accuracy":
+        variance = values * (1 - values) / n
+    else:
+        z_variance = {
+            "plcc": np.full(2, 1 / (n - 3)),
+            "srocc": (1 + values**2 / 2) / (n - 3),
+            "krocc": np.full(2, 0.437 / (n - 4)),
+        }[measure]
+        variance = (1 - values**2) ** 2 * z_variance
+    return float(1.96 * np.sqrt(variance.sum()))
+
+
 def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -> np.ndarray:
     """Least-squares map of predictions onto the scale of the scores, by a rising or a falling logistic.
 
@@ -294,15 +341,21 @@ def _estimate(statistic: Callable[[np.ndarray], float], groups: np.ndarray, resa
     _check_positive_integer("resamples", resamples)
     references = int(groups.max()) + 1
     value = float(statistic(np.ones(references, dtype=int)))
-    low = high = np.nan
+    values = np.empty(0)
     if references > 1:
         rng = np.random.default_rng(seed)
         draws = (rng.integers(references, size=references) for _ in range(resamples))
         values = np.array([statistic(np.bincount(draw, minlength=references)) for draw in draws])
-        defined = values[~np.isnan(values)]
-        if 2 * defined.size >= resamples:
-            low, high = np.percentile(defined, (2.5, 97.5))
-    return Estimate(value, float(low), float(high), groups.size, references)
+    return Estimate(value, *_interval(values), groups.size, references, values)
+
+
+def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of resampled values, nan where most of them are undefined."""
+    defined = resampled[~np.isnan(resampled)]
+    if not defined.size or 2 * defined.size < resampled.size:
+        return np.nan, np.nan
+    low, high = np.percentile(defined, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:

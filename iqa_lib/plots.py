@@ -179,6 +179,58 @@ def metrics(estimates: Mapping[str, Estimate], title: str, xlabel: str, chance: 
     return _done(figure)
 
 
+def forest(lines: pd.DataFrame, title: str) -> Figure:
+    """Rows of a table, our numbers with their 95 % intervals; one panel a column that has any of ours.
+
+    Where a column is the paper's own data set its value stands beside ours.
+
+    Args:
+        lines: From `iqa_lib.tables.comparison`.
+        title: Of the figure.
+    """
+    drawn = {name: part for name, part in lines.groupby("column", sort=False) if part.ours.notna().any()}
+    rows = list(lines[lines.ours.notna()].row.unique())
+    size = 2.2 + 2.6 * len(drawn), 1.3 + 0.26 * len(rows)
+    figure, axes = plt.subplots(1, len(drawn), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (column, part) in zip(axes[0], drawn.items(), strict=True):
+        part = part.set_index("row").reindex(rows)
+        places = np.arange(len(rows))
+        axis.hlines(places, part.low, part.high, color="C0", linewidth=2)
+        axis.plot(part.ours, places, "o", color="C0", label="ours, 95 % interval")
+        if part.paper.notna().any():
+            axis.plot(part.paper.astype(float), places, "D", color="C1", fillstyle="none", label="paper")
+        lower = "lower" if column.startswith(("RMSE", "distance")) else "higher"
+        axis.set(xlabel=f"{column} ({lower} is better)", ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(axis="y", color="0.9")
+        sns.despine(ax=axis)
+    axes[0, 0].set_yticks(range(len(rows)), rows)
+    axes[0, -1].legend(fontsize=7, loc="best")
+    figure.suptitle(title)
+    return _done(figure)
+
+
+def paper_differences(lines: pd.DataFrame, title: str) -> Figure:
+    """The papers' differences between an ablation and the full model, in units of the sampling noise at their n.
+
+    Args:
+        lines: From `iqa_lib.tables.differences`, with a column `table`; those with `paper_noise` are drawn.
+        title: Of the figure.
+    """
+    told = lines[lines.paper_noise.notna()]
+    labels = [f"{line.table}: {line.row}, {line.column}" for line in told.itertuples()]
+    ratio, places = told.paper / told.paper_noise, np.arange(len(told))
+    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.22 * len(told)), layout="constrained")
+    axis.axvspan(-1, 1, color="0.9", label="within the 95 % interval of no difference")
+    axis.plot(ratio, places, "o", color="C0")
+    axis.axvline(0, color="0.5", linewidth=0.8)
+    axis.set_yticks(places, labels, fontsize=7)
+    axis.set_xscale("symlog", linthresh=2)
+    axis.set(title=title, xlabel="ablation less full model, in half-widths of the 95 % interval", ylim=(len(told), -1))
+    figure.legend(fontsize=7, loc="outside lower center")
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
 def weighted_scores(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Figure:
     """AHIQ's score map f, its weight map w, and what each position adds to the score, `f w / sum(w)`, over a pair.
 
@@ -564,6 +616,112 @@ def quality_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], title: st
     bar.set_label("likeness (1: as the reference)", fontsize=7)
     bar.ax.tick_params(labelsize=6)
     figure.suptitle(title, fontsize=9)
+    return _done(figure)
+
+
+def quality_maps_of_two(
+    reference: Tensor, images: Mapping[str, Tensor], maps: Mapping[str, Mapping[str, Sequence[Tensor]]], title: str
+) -> Figure:
+    """Two distorted pictures of one reference, and where metrics see their losses: one row a metric and picture.
+
+    Args:
+        reference: `(3, H, W)` in [0, 1].
+        images: The distorted pictures by name, likewise.
+        maps: By metric, then by picture: `(1, 1, h, w)` of each scale or layer, 1 where the pictures are alike. The
+            colours of a scale are the same for all pictures.
+        title: Of the figure.
+    """
+    columns = max(len(scales) for of_metric in maps.values() for scales in of_metric.values())
+    figure, axes = _grid(1 + len(maps) * len(images), columns, 1.75, 1.4)
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for axis, (name, image) in zip(axes[0], {"reference": reference, **images}.items(), strict=False):
+        axis.set_visible(True)
+        _show(axis, image)
+        axis.set_title(name, fontsize=8)
+    rows = iter(axes[1:])
+    for metric, of_metric in maps.items():
+        scales_of_all = zip(*of_metric.values(), strict=True)
+        lowest = [min(values.quantile(0.01).item() for values in of_scale) for of_scale in scales_of_all]
+        for (name, scales), row in zip(of_metric.items(), rows, strict=False):
+            row[0].set_ylabel(f"{metric}\n{name}", fontsize=7)
+            for i, (axis, values) in enumerate(zip(row, scales, strict=False)):
+                axis.set_visible(True)
+                shown = axis.imshow(values[0, 0].float().cpu(), cmap="viridis", vmin=lowest[i], vmax=1)
+                axis.set_title(f"{i + 1}: mean {values.mean():.4f}", fontsize=7)
+                figure.colorbar(shown, ax=axis, shrink=0.7, extend="min").ax.tick_params(labelsize=5)
+    figure.suptitle(title, fontsize=9)
+    return _done(figure)
+
+
+def maps_beside(
+    images: Mapping[str, Tensor], maps: Mapping[str, Tensor], title: str, *, limits: tuple = (None, None)
+) -> Figure:
+    """Pictures, and maps of the same scene with a colour bar each.
+
+    Args:
+        images: By name, `(3, H, W)` in [0, 1].
+        maps: By name, `(1, 1, h, w)`.
+        title: Of the figure: what the maps show, in which unit.
+        limits: Lowest and highest value of the colours; None: each map's own.
+    """
+    figure, axes = _grid(1, len(images) + len(maps), 1.8, 1.7)
+    for axis, (name, image) in zip(axes[0], images.items(), strict=False):
+        _show(axis, image)
+        axis.set_title(name, fontsize=8)
+    for axis, (name, values) in zip(axes[0, len(images) :], maps.items(), strict=True):
+        shown = axis.imshow(values[0, 0].float().cpu(), cmap="viridis", vmin=limits[0], vmax=limits[1])
+        axis.set_title(f"{name}\n{values.shape[2]} x {values.shape[3]}", fontsize=7)
+        figure.colorbar(shown, ax=axis, shrink=0.6).ax.tick_params(labelsize=5)
+    figure.suptitle(title, fontsize=9)
+    return _done(figure)
+
+
+def semantic_layers(estimates: Mapping[str, Estimate], plain: Estimate, title: str) -> Figure:
+    """SROCC of LPIPS+ by semantic layer as bars with their 95 % intervals; plain LPIPS as a dashed line."""
+    figure, axis = plt.subplots(figsize=(0.9 * len(estimates) + 1.6, 2.6), layout="constrained")
+    values = np.array([estimate.value for estimate in estimates.values()])
+    reach = np.array([(e.value - e.low, e.high - e.value) for e in estimates.values()]).T.clip(0)
+    bars = axis.bar(list(estimates), values, yerr=reach, color="C0", ecolor="0.4", capsize=3, width=0.6)
+    axis.bar_label(bars, [f"{value:.3f}" for value in values], label_type="center", color="white", fontsize=7)
+    axis.axhline(plain.value, color="C3", linestyle="--", linewidth=1, label=f"plain LPIPS: {plain.value:.3f}")
+    axis.set(title=title, xlabel="semantic layer", ylabel="SROCC (higher is better)")
+    axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(ax=axis)
+    return _done(figure)
+
+
+def query_attention(
+    image: Tensor, maps: Mapping[str, Tensor], places: Sequence[tuple[float, float]], name: str, title: str
+) -> Figure:
+    """Where chosen places (row, column) look on each scale, mean over heads, over the reference: one row a place.
+
+    Args:
+        image: The reference, `(3, H, W)` in [0, 1].
+        maps: Of the one pair: `<name><scale>` `(1, heads, h, w, h, w)`, the queries' place first.
+        places: Shares of height and width.
+        name: What the maps' names begin with.
+        title: Of the figure.
+    """
+    scales = [key for key in maps if key.startswith(name)]
+    height, width = image.shape[1:]
+    figure, axes = _grid(len(places), len(scales) + 1, 1.7, 1.45)
+    for row, (down, right) in zip(axes, places, strict=True):
+        rows, columns = maps[scales[0]].shape[2:4]
+        y, x = int(down * rows), int(right * columns)
+        star = (x + 0.5) * width / columns, (y + 0.5) * height / rows
+        for axis in row:
+            _show(axis, image if axis is row[0] else image.mean(0, keepdim=True).expand(3, -1, -1))
+            axis.plot(*star, "*", color="#00e5ff", markeredgecolor="k", markersize=9, zorder=3)
+        row[0].set_title(f"query at ({y}, {x})", fontsize=8)
+        for axis, key in zip(row[1:], scales, strict=True):
+            weights = maps[key][0, :, y, x].float().mean(0).cpu()  # (h, w)
+            relative, extent = weights * weights.numel(), (-0.5, width - 0.5, height - 0.5, -0.5)
+            top = max(2.0, float(relative.max()))
+            axis.imshow(relative, alpha=0.65, cmap="magma", vmin=0, vmax=top, extent=extent)
+            axis.set_title(f"looks at scale {int(key.removeprefix(name)) + 1}", fontsize=8)
+            figure.colorbar(axis.images[-1], ax=axis, shrink=0.7).ax.tick_params(labelsize=5)
+    figure.suptitle(f"{title} (1: as if all places were looked at alike)", fontsize=9)
     return _done(figure)
 
 

@@ -9,16 +9,19 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pandas as pd
@@ -26,13 +29,13 @@ import papermill
 import torch
 import yaml
 from accelerate import Accelerator
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.backbones import Weights
 from iqa_lib.data.base import IQADataset
-from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
+from iqa_lib.files import atomic, cache_dir, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
 from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
@@ -312,14 +315,43 @@ def main() -> None:
     parser.add_argument("output", help="the executed notebook to write")
     parser.add_argument("files", nargs="*", help="YAML files of parameters; later ones go before earlier ones")
     parser.add_argument("--seed", type=int, help="in place of the files' seed")
+    parser.add_argument("--data-root", help="in place of the files' data_root")
     arguments = parser.parse_args()
-    parameters = read_parameters(*arguments.files)
-    if arguments.seed is not None:
-        parameters["seed"] = arguments.seed
+    own = {"seed": arguments.seed, "data_root": arguments.data_root}
+    parameters = read_parameters(*arguments.files) | {name: value for name, value in own.items() if value is not None}
+    reason = Path(arguments.output).with_name("failed.txt")
+    reason.unlink(missing_ok=True)
     try:
-        execute(arguments.notebook, arguments.output, parameters)
-    except (ParameterError, papermill.PapermillExecutionError) as error:
+        with one_gpu():
+            execute(arguments.notebook, arguments.output, parameters)
+    except Exception as error:
+        with atomic(reason) as temporary:
+            temporary.write_text(_reason(error) + "\n")
+        if not isinstance(error, ParameterError | papermill.PapermillExecutionError):
+            raise
         sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
+
+
+@contextmanager
+def one_gpu() -> Iterator[None]:
+    """Where there are several GPUs, let this process and its kernels see one that no other run on the machine has."""
+    if torch.cuda.device_count() < 2:
+        yield
+        return
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    for device in cycle(devices):
+        with suppress(Timeout), FileLock(cache_dir() / f"gpu-{device}.lock", timeout=1):
+            with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=device):
+                yield
+            return
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line: of one in a notebook's cell its own name and words."""
+    name, words = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    return f"{name}: {' '.join(words.split())}"
 
 
 def _model_key(model: nn.Module) -> str:

@@ -1,29 +1,40 @@
-"""From run records to the papers' tables: the paper's value beside ours, as Markdown, CSV and a figure.
+"""From run records to the papers' tables: the paper's value beside ours, as Markdown, CSV, HTML and a forest plot.
 
-`python -m iqa_lib.tables SCALE TABLE ...` writes `outputs/<scale>/tables/<table>.md`, `.csv` and `.png`.
+`python -m iqa_lib.tables SCALE TABLE ...` writes `outputs/<scale>/tables/<table>.md`, `.csv`, `.html` and `.png`.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
+import mistune
+import numpy as np
 import pandas as pd
 import yaml
+from scipy.stats import t as student
 
 from iqa_lib import data, plots
 from iqa_lib.baselines import BASELINES, REPORTED
-from iqa_lib.evaluation import agreement
+from iqa_lib.evaluation import AGREEMENT, agreement
 from iqa_lib.files import atomic, repo_root
-from iqa_lib.metrics import Estimate
+from iqa_lib.metrics import Estimate, difference_noise, paired_difference, two_afc_accuracy
 
-DEMO_NOTE = (
-    "These are **demo numbers**: simulated labels on the embedded demo set, a small frozen trunk, minutes of training. "
-    "They are not comparable with the paper's, which stand on {paper_data}."
+CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
+DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "spread", "seeds"]
+RUN = ["run", "tested on", "weights", "seeds", "minutes", "device", "commit", "command"]
+
+DEMO_WARNING = (
+    "**What stands under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or "
+    "windows, minutes of training. They show that the row runs, and say nothing about the paper's numbers."
 )
-
-
-CELL = ["row", "column", "paper", "ours", "low", "high", "n", "references", "source"]
+DIFFERENCES = (
+    "Each row less *{full}*. Ours: the same pictures, paired bootstrap over references, 95 %. Paper: the numbers' "
+    "difference, and the half-width of its 95 % interval if both were independent samples of their n rows "
+    "(`iqa_lib.metrics.difference_noise`): what is smaller cannot be told from sampling noise without the predictions."
+)
 
 
 def specifications() -> dict[str, dict]:
@@ -37,30 +48,94 @@ def records(scale: str, run: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in found]
 
 
-def results(table: dict, scale: str) -> pd.DataFrame:
-    """A table of runs: label, the paper's value, ours with its interval, and what it stands on; one line a seed."""
-    lines = []
-    for row in table["rows"]:
-        found = records(scale, row["run"])
-        metric = row.get("metric", table["metric"])
-        lines += [_line(row, record, metric) for record in found] or [_line(row, None, metric)]
-    return pd.DataFrame(lines)
-
-
 def comparison(table: dict, scale: str) -> pd.DataFrame:
-    """A table of methods by columns (metric and data set), one line a cell: the paper's value, ours, and their source.
+    """A table of rows by columns (metric and data set), one line a cell: the paper's value, ours, and their source.
 
-    Ours stands in a column only if it was made on just the data set and split that the column names.
+    Ours stands in a column only if it was made on just the data set and split that the column names. One seed: with
+    the interval of the bootstrap over references. Several: their mean, standard deviation (`spread`), and Student's
+    interval of the mean, which has what differs between seeds in it, the split too.
     """
     lines = []
     for row in table["rows"]:
         for column, paper in zip_longest(table["columns"], row.get("paper", [])):
             ours, source = _ours(row, column, scale)
-            line = {"row": row["label"], "column": column["name"], "paper": paper, "ours": None}
-            if ours is not None:
-                line |= {"ours": ours["value"]} | {key: ours[key] for key in ("low", "high", "n", "references")}
-            lines.append(line | {"source": source})
+            lines.append({"row": row["label"], "column": column["name"], "paper": paper, **ours, "source": source})
     return pd.DataFrame(lines).reindex(columns=CELL)
+
+
+def differences(table: dict, scale: str) -> pd.DataFrame:
+    """Each row less the table's full model (`full:`), one line a cell where the paper or ours tells it.
+
+    Ours is paired: the same pictures, the same references drawn in each resample, seed by seed. `paper_noise` is
+    `iqa_lib.metrics.difference_noise` at the column's `n`.
+    """
+    lines, rows = [], {row["label"]: row for row in table["rows"]}
+    full = rows[table["full"]]
+    for row in (row for row in table["rows"] if row is not full):
+        for column, *papers in zip_longest(table["columns"], row.get("paper", []), full["paper"]):
+            line = {"row": row["label"], "column": column["name"]}
+            if None not in papers:
+                line["paper"] = papers[0] - papers[1]
+                if "n" in column:
+                    line["paper_noise"] = difference_noise(column["metric"], *papers, column["n"])
+            lines.append(line | _over_seeds(_paired(row, full, column, scale)))
+    lines = pd.DataFrame(lines).reindex(columns=DIFFERENCE)
+    return lines[lines.paper.notna() | lines.ours.notna()]
+
+
+def finished(table: dict, scale: str) -> pd.DataFrame:
+    """What a table's runs stand on and cost: one line a run, with the command that makes it."""
+    lines = []
+    for run in wanted(table, scale):
+        found = records(scale, run)
+        if found:
+            last = found[-1]
+            lines.append(
+                {
+                    "run": run,
+                    "tested on": "; ".join(
+                        f"{side['name']}, {side['split']} ({side['label']})"
+                        for name, side in last["data"].items()
+                        if name in ("test", "cross")
+                    ),
+                    "weights": _weights(last["weights"]),
+                    "seeds": len(found),
+                    "minutes": sum(record["seconds"] for record in found) / 60,
+                    "device": last["device"],
+                    "commit": (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else ""),
+                    "command": command(run, scale),
+                }
+            )
+    return pd.DataFrame(lines, columns=RUN)
+
+
+def command(run: str, scale: str) -> str:
+    """The command that makes a run's record."""
+    config = "" if scale == "demo" else f" --config scale={scale}"
+    return f"snakemake --cores 2 outputs/{scale}/{run}/seed0/run.json{config}"
+
+
+def wanted(table: dict, scale: str) -> list[str]:
+    """The runs that a table is made of: at demo scale those of its demo columns, else those of the others."""
+    rows, columns = (table.get(part, []) for part in ("rows", "columns"))
+    shown = [column for column in columns if "data" in column and (column["data"] == "demo") == (scale == "demo")]
+    if not shown:
+        return []
+    named = [part["run"] for part in (*rows, *shown) if "run" in part]
+    named += [run for row in rows for run in row.get("ensemble", [])]
+    named += [row["runs"][column["data"]] for row in rows for column in shown if column["data"] in row.get("runs", {})]
+    return sorted(set(named))
+
+
+def overview(scale: str) -> pd.DataFrame:
+    """All tables: how many runs of this scale they are made of, how many are finished, and which failed and why."""
+    lines = []
+    for name, table in specifications().items():
+        needed = wanted(table, scale)
+        failed = {run: reason for run in needed if (reason := _failure(run, scale))}
+        line = {"table": name, "runs": len(needed), "finished": sum(bool(records(scale, run)) for run in needed)}
+        lines.append(line | {"failed": "; ".join(f"{run}: {reason}" for run, reason in failed.items())})
+    return pd.DataFrame(lines)
 
 
 def counts(table: dict, root: Path) -> pd.DataFrame:
@@ -76,80 +151,151 @@ def counts(table: dict, root: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
+    """What there is to show of a table, by heading: a note, and lines as text, ready to be read."""
+    table = specifications()[name]
+    if "counts" in table:
+        note = "Found: records under `data/`, see `python -m iqa_lib.data`."
+        return {table["title"]: (note, counts(table, repo_root() / "data"))}
+    lines = comparison(table, scale)
+    demo = lines[lines.ours.notna()].column.str.contains("demo").any()
+    shown = {table["title"]: ("\n\n".join([table["note"], *([DEMO_WARNING] if demo else [])]), _wide(lines))}
+    if "full" in table:
+        shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(differences(table, scale))
+    if len(made := finished(table, scale)):
+        shown["Runs"] = "Minutes are of wall time, all seeds together.", made.round({"minutes": 1}).astype(str)
+    return shown
+
+
 def write(name: str, scale: str) -> Path:
     """Make one table's files; returns the Markdown's path."""
-    table, folder = specifications()[name], repo_root() / "outputs" / scale / "tables"
-    if "counts" in table:
-        lines, notes = (
-            counts(table, repo_root() / "data"),
-            ["Found: records under `data/`, see `python -m iqa_lib.data`."],
-        )
-    elif "columns" in table:
-        lines, notes = comparison(table, scale), [table["note"]]
-        drawn = next((column for column, part in lines.groupby("column", sort=False) if part.ours.notna().any()), "")
-        _draw(lines[lines.column == drawn], table["title"], drawn, scale, folder / f"{name}.png")
-    else:
-        lines, notes = results(table, scale), _notes(table, scale)
-        _draw(lines.assign(row=_labels(lines)), table["title"], table["name"], scale, folder / f"{name}.png")
+    table, folder, shown = specifications()[name], repo_root() / "outputs" / scale / "tables", sections(name, scale)
+    lines = counts(table, repo_root() / "data") if "counts" in table else comparison(table, scale)
+    drawn = "ours" in lines and lines.ours.notna().any()
+    if drawn:
+        with atomic(folder / f"{name}.png") as temporary:
+            plots.forest(lines, f"{table['title']} ({scale} scale)").savefig(temporary, dpi=100)
     with atomic(folder / f"{name}.csv") as temporary:
         lines.to_csv(temporary, index=False)
+    parts = [
+        f"{'#' if number == 0 else '##'} {heading}\n\n{note}\n\n{_markdown(part)}"
+        for number, (heading, (note, part)) in enumerate(shown.items())
+    ]
+    with atomic(folder / f"{name}.html") as temporary:
+        temporary.write_text(_html([*parts, f"![forest plot]({name}.png)"] if drawn else parts))
     with atomic(folder / f"{name}.md") as temporary:
-        body = _markdown(_wide(lines) if "columns" in table else lines.drop(columns=["low", "high"], errors="ignore"))
-        temporary.write_text("\n\n".join([f"# {table['title']}", *notes, body]) + "\n")
+        temporary.write_text("\n\n".join(parts) + "\n")
     return folder / f"{name}.md"
 
 
-def _draw(lines: pd.DataFrame, title: str, measure: str, scale: str, path: Path) -> None:
-    """A figure of ours with the intervals; none where nothing has been run."""
-    shown = {
-        row.row: Estimate(row.ours, row.low, row.high, row.n, row.references)
-        for row in lines.itertuples()
-        if pd.notna(row.ours)
-    }
-    if shown:
-        with atomic(path) as temporary:
-            figure = plots.metrics(shown, f"{title} ({scale} scale)", f"{measure} (higher is better)")
-            figure.savefig(temporary, dpi=100)
-
-
-def _ours(row: dict, column: dict, scale: str) -> tuple[dict | None, str]:
-    """Our estimate of one cell, and where it comes from, or why there is none."""
+def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
+    """Our number in one cell, as in `comparison`, and where it comes from, or nothing and why there is none."""
     if "reported" in row:
-        return None, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
+        return {}, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
-        return None, "labels not public"
-    wanted = {"side": "test"} | column | ({"split": row["split"]} if "split" in row else {})
+        return {}, "labels not public"
+    wanted = _tested(row, column)
     if "ensemble" in row:
         return _ensemble(row["ensemble"], wanted, scale)
     run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))
-    record = next((record for record in records(scale, run) if _stands_on(record, wanted)), None)
-    if record is None:
-        return None, "not run"
+    found = [record for record in records(scale, run) if _stands_on(record, wanted)]
+    if not found:
+        reason = _failure(run, scale)
+        return {}, f"failed: {reason}" if reason else "not run"
     method = row.get("method", row.get("baseline"))
-    side = "" if wanted["side"] == "test" else f" {wanted['side']}"
-    found = record["metrics"].get(f"{column['metric']} {method}{side}")
-    if found is None:
+    estimates = [record["metrics"].get(_key(row, wanted)) for record in found]
+    if None in estimates:
         absent = method in BASELINES and BASELINES[method].needs_weights
-        return None, "needs weights: not here" if absent else "left out of the run, or undefined for a pair"
-    return found, f"{method} in {run}, seed {record['parameters']['seed']}"
+        return {}, "needs weights: not here" if absent else "left out of the run, or undefined for a pair"
+    seeds = ", ".join(str(record["parameters"]["seed"]) for record in found)
+    return _over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
 
 
-def _ensemble(runs: list[str], column: dict, scale: str) -> tuple[dict | None, str]:
+def _tested(row: dict, column: dict) -> dict:
+    """A column as a row sees it: on which side of its runs, and perhaps on a split of its own."""
+    return {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
+
+
+def _key(row: dict, column: dict) -> str:
+    """The name of a cell's number in a run's record."""
+    side = "" if column["side"] == "test" else f" {column['side']}"
+    return f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"
+
+
+def _failure(run: str, scale: str) -> str:
+    files = sorted((repo_root() / "outputs" / scale / run).glob("seed*/failed.txt"))
+    return files[-1].read_text().strip() if files else ""
+
+
+def _over_seeds(estimates: Sequence[dict]) -> dict:
+    """One cell of several seeds' estimates, see `comparison`; nothing of none."""
+    if not estimates:
+        return {}
+    sizes = {key: estimates[0][key] for key in ("n", "references")} | {"seeds": len(estimates)}
+    if len(estimates) == 1:
+        return {"ours": estimates[0]["value"], "low": estimates[0]["low"], "high": estimates[0]["high"]} | sizes
+    values = np.array([estimate["value"] for estimate in estimates])
+    mean, spread = values.mean(), values.std(ddof=1)
+    half = student.ppf(0.975, len(values) - 1) * spread / np.sqrt(len(values))
+    return {"ours": mean, "low": mean - half, "high": mean + half, "spread": spread} | sizes
+
+
+def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
+    """A row's number less the full model's on the same pictures, one a seed that both have."""
+    if "run" not in row or "data" not in column:
+        return []
+    both = [{r["parameters"]["seed"]: r for r in records(scale, one["run"])} for one in (row, full)]
+    found = []
+    for seed in sorted(both[0].keys() & both[1].keys()):
+        estimates = [
+            _recomputed(one, by_seed[seed], column, scale) for one, by_seed in zip((row, full), both, strict=True)
+        ]
+        if None not in estimates and _same_pictures(both[0][seed], both[1][seed], column):
+            found.append(paired_difference(*estimates).as_dict())
+    return found
+
+
+def _same_pictures(first: dict, second: dict, column: dict) -> bool:
+    side = column.get("side", "test")
+    return first["data"][side]["fingerprint"] == second["data"][side]["fingerprint"]
+
+
+def _recomputed(row: dict, record: dict, column: dict, scale: str) -> Estimate | None:
+    """A cell's number made again from the kept predictions; None where they do not give the recorded value."""
+    column = _tested(row, column)
+    told = record["metrics"].get(_key(row, column))
+    if told is None or not _stands_on(record, column):
+        return None
+    path = repo_root() / "outputs" / scale / row["run"] / f"seed{record['parameters']['seed']}" / "predictions.csv"
+    found = _estimate(path, path.stat().st_mtime_ns, column["side"], column["metric"])
+    return found if found is not None and abs(found.value - told["value"]) < 1e-4 else None
+
+
+@cache
+def _estimate(path: Path, _changed: int, side: str, measure: str) -> Estimate | None:
+    table = pd.read_csv(path)
+    table = table[table.side == side] if "side" in table else table
+    if measure == "accuracy":
+        return two_afc_accuracy(table.prediction, table.target, table.reference_id)
+    return agreement(table, measure) if measure in AGREEMENT else None
+
+
+def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
     """Agreement of the mean of several runs' standardised predictions, where all were tested on the same records."""
     tables, fingerprints = [], set()
-    for run in runs:
+    for run in named:
         record = next((record for record in records(scale, run) if _stands_on(record, column)), None)
         if record is None:
-            return None, "not run"
+            return {}, "not run"
         folder = repo_root() / "outputs" / scale / run / f"seed{record['parameters']['seed']}"
         table = pd.read_csv(folder / "predictions.csv")
         tables.append(table[table.side == column["side"]])
         fingerprints.add(record["data"][column["side"]]["fingerprint"])
     if len(fingerprints) > 1:
-        return None, "the runs were tested on different records"
+        return {}, "the runs were tested on different records"
     scores = sum((table.prediction - table.prediction.mean()) / table.prediction.std() for table in tables)
     found = agreement(tables[0].assign(prediction=scores / len(tables)), column["metric"])
-    return found.as_dict(), f"mean of z-scores of {' and '.join(runs)}"
+    return _over_seeds([found.as_dict()]), f"mean of z-scores of {' and '.join(named)}"
 
 
 def _stands_on(record: dict, column: dict) -> bool:
@@ -167,51 +313,56 @@ def _sizes(dataset: data.IQADataset) -> dict[str, int]:
 
 
 def _wide(lines: pd.DataFrame) -> pd.DataFrame:
-    """One line a method: under each column the paper's value and ours, where there are any, and what ours stands on."""
-    methods = lines.row.unique()
-    wide = {"method": methods}
+    """One line a row: under each column the paper's value and ours, where there are any, and what ours stands on."""
+    labels = lines.row.unique()
+    wide = {"method": labels}
     for column, part in lines.groupby("column", sort=False):
         if part.paper.notna().any():
             wide[f"{column}: paper"] = [_decimals(value) for value in part.paper]
         if part.ours.notna().any():
             wide[f"{column}: ours"] = [_interval(cell) for cell in part.itertuples()]
-    sources = [lines[lines.row == method] for method in methods]
-    return pd.DataFrame(wide | {"source": [_source(cells) for cells in sources]})
+    told = lines[lines.ours.notna()]
+    if len(told):
+        rows = told.groupby("row", sort=False).first()
+        wide["n (references)"] = [
+            f"{rows.n[x]:.0f} ({rows.references[x]:.0f})" if x in rows.index else "" for x in labels
+        ]
+    return pd.DataFrame(wide | {"source": [_source(lines[lines.row == label]) for label in labels]})
+
+
+def _wide_differences(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `differences` as text, each with a verdict."""
+    shown = {
+        "method": lines.row,
+        "column": lines.column,
+        "paper": [f"{x:+.4g}" if pd.notna(x) else "" for x in lines.paper.round(4)],
+        "paper: noise": [f"± {x:.3f}" if pd.notna(x) else "" for x in lines.paper_noise],
+        "paper: verdict": [_verdict(abs(x.paper) > x.paper_noise, x.paper_noise) for x in lines.itertuples()],
+        "ours": [_interval(cell, signed=True) for cell in lines.itertuples()],
+        "ours: verdict": [_verdict(x.low > 0 or x.high < 0, x.low) for x in lines.itertuples()],
+    }
+    return pd.DataFrame(shown)
+
+
+def _verdict(larger: bool, known: float) -> str:
+    return "" if pd.isna(known) else "differs" if larger else "within noise"
 
 
 def _decimals(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.3f}" if round(value, 3) == value else f"{value:.4f}"
 
 
-def _interval(cell) -> str:
-    return "" if pd.isna(cell.ours) else f"{cell.ours:.3f} [{cell.low:.3f}, {cell.high:.3f}]"
+def _interval(cell, signed: bool = False) -> str:
+    if pd.isna(cell.ours):
+        return ""
+    spread = f" ± {cell.spread:.3f} over {cell.seeds:.0f} seeds" if cell.seeds > 1 else ""
+    return f"{cell.ours:{'+' if signed else ''}.3f}{spread} [{cell.low:.3f}, {cell.high:.3f}]"
 
 
 def _source(cells: pd.DataFrame) -> str:
-    """What a method's cells of ours stand on; the reason where there are none."""
+    """What a row's cells of ours stand on; the reason where there are none."""
     told = cells[cells.ours.notna()] if cells.ours.notna().any() else cells[cells.source != "labels not public"]
     return "; ".join(told.source.unique())
-
-
-def _line(row: dict, record: dict | None, metric: str) -> dict:
-    line = {"row": row["label"], "paper": row["paper"]}
-    if record is None:
-        return line | {"ours": None, "interval": "not run", "low": None, "high": None}
-    found, test = record["metrics"][metric], record["data"]["test"]
-    return line | {
-        "ours": found["value"],
-        "interval": f"[{found['low']:.3f}, {found['high']:.3f}]",
-        "low": found["low"],
-        "high": found["high"],
-        "n": found["n"],
-        "references": found["references"],
-        "data set": f"{test['name']} ({test['label']})",
-        "weights": _weights(record["weights"]),
-        "seed": record["parameters"]["seed"],
-        "seconds": record["seconds"],
-        "commit": (record["commit"] or "")[:8] + (" dirty" if record["dirty"] else ""),
-        "run": row["run"],
-    }
 
 
 def _weights(weights: dict) -> str:
@@ -220,36 +371,25 @@ def _weights(weights: dict) -> str:
     return "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in found)
 
 
-def _labels(lines: pd.DataFrame) -> list[str]:
-    """Row labels, with the seed where a row has several."""
-    repeated = lines.row.duplicated(keep=False)
-    return [
-        f"{line.row} (seed {line.seed:.0f})" if many else line.row
-        for line, many in zip(lines.itertuples(), repeated, strict=True)
-    ]
-
-
-def _notes(table: dict, scale: str) -> list[str]:
-    demo = any(
-        record["data"]["test"]["name"] == "demo" for row in table["rows"] for record in records(scale, row["run"])
-    )
-    what = f"{table['name']}, higher is better. The paper's values: {table['paper_data']}. "
-    what += "Intervals: 95 %, bootstrap over references."
-    return [what] + ([DEMO_NOTE.format(paper_data=table["paper_data"])] if demo else [])
-
-
 def _markdown(lines: pd.DataFrame) -> str:
-    def text(value: object) -> str:
-        if pd.isna(value):
-            return ""
-        return (f"{value:.3f}" if abs(value) < 1 else f"{value:g}") if isinstance(value, float) else str(value)
-
     rows = [
         list(lines.columns),
         ["---"] * len(lines.columns),
-        *([text(value) for value in row] for row in lines.values),
+        *([_text(value) for value in row] for row in lines.values),
     ]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _html(parts: list[str]) -> str:
+    style = (
+        "body{font:14px sans-serif;margin:2em} table{border-collapse:collapse} td,th{padding:.2em .6em;text-align:left}"
+    )
+    body = mistune.create_markdown(plugins=["table"])("\n\n".join(parts))
+    return f"<!doctype html>\n<meta charset=utf-8>\n<style>{style}</style>\n{body}"
 
 
 def main() -> None:

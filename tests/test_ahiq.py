@@ -523,7 +523,7 @@ def test_both_trunks_reach_the_score(model, fusion):
             changed[i] = changed[i].flip(-1)
             given = [reference, distorted]
             given[j] = changed
-            assert ((net(*given) - score).abs() > 1e-4).all()
+            assert ((net(*given) - score).abs() > 1e-5).all()
 
 
 @torch.no_grad()
@@ -612,6 +612,17 @@ def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     assert features.maps[1].shape[1:] == (3840, 2, 2)
     monkeypatch.setattr(net, "extract", None)
     pd.testing.assert_frame_equal(predict(net, features, max_batch=3), expected, rtol=0, atol=1e-5)
+
+
+def test_models_share_the_kept_features_of_a_trunk(tmp_path, monkeypatch):
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    crops = Crops(picture_set(tmp_path, [(64, 64)], pairs=True), "corners", 32)
+    kept = [
+        FixedFeatures(crops, ahiq(vit="b16", **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
+    ]
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3  # a ViT and two CNNs
+    for features in kept[1:]:
+        torch.testing.assert_close(features.maps[-1], kept[0].maps[-1], rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -613,3 +613,20 @@ def test_first_tap_lies_before_the_pool():
 def test_thawing_in_training_lets_batch_norm_follow_at_once():
     model = torch.nn.Sequential(Backbone(PACKAGED, taps=(1,), weights="random", frozen=True)).train()
     assert all(module.training for module in model[0].freeze(False).net.modules())
+
+
+def test_random_weights_of_a_frozen_trunk_follow_the_seed_alone():
+    def weights(seed, drawn, frozen=True):
+        torch.manual_seed(seed)
+        torch.rand(drawn)
+        net = Backbone("resnet18.a1_in1k", taps=(1,), weights="random", frozen=frozen).net
+        return next(net.parameters()).detach(), torch.rand(1)
+
+    first, after = weights(3, 0)
+    again, after_more = weights(3, 5)
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    torch.manual_seed(3)
+    assert after == torch.rand(1)
+    assert after != after_more
+    assert not torch.equal(first, weights(4, 0)[0])
+    assert not torch.equal(weights(3, 5, frozen=False)[0], first)

@@ -2,13 +2,18 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from iqa_lib import baselines, data, runs, tables
 
 ROWS = {
+    "prfnet_table2": 3,
+    "prfnet_table3": 4,
     "prfnet_table4": 9,
     "iqa_tmfm_table1": 9,
+    "iqa_tmfm_table2": 8,
     "ahiq_table2": 17,
     "ahiq_table4": 20,
     "ahiq_table5": 4,
@@ -17,10 +22,15 @@ ROWS = {
     "ahiq_table8": 3,
     "ahiq_table9": 5,
     "fr_nr_table1": 5,
-    "fr_nr_table2": 7,
+    "fr_nr_table2": 8,
     "fr_nr_table3": 3,
+    "topiq_benchmark": 13,
+    "topiq_others": 1,
+    "topiq_ablations": 10,
+    "topiq_figure4b": 6,
     "baselines_demo": len(baselines.BASELINES),
 }
+WEIGHTS = {"network": "tf_efficientnet_lite0.in1k", "source": "packaged", "file": "w.pth", "sha256": "89abcdef01"}
 SPECIFIED = tables.specifications()
 METHODS = [name for name, table in SPECIFIED.items() if "columns" in table]
 OWN_WORDS = {
@@ -31,6 +41,7 @@ OWN_WORDS = {
 }
 OURS_ALONE = {"ahiq": ("PLCC PIPAL", "SROCC PIPAL")}
 """Columns for which the paper has no number, by the paper's name."""
+NOTHING_PUBLISHED = {"baselines_demo", "topiq_ablations", "topiq_figure4b"}
 SOURCES = {"baseline", "run", "runs", "ensemble", "reported"}
 MEASURES = {"srocc", "plcc", "plcc4", "krocc", "rmse", "accuracy", "accuracy_devkit"}
 
@@ -43,16 +54,20 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def record(here, run, *, name, split, scale="demo", **metrics):
+def record(here, run, *, name, split, scale="demo", seed=0, fingerprint="x", **metrics):
     """A finished record as the notebook writes it, with one value a metric."""
     estimates = {
         key: {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 9, "references": 3}
         for key, value in metrics.items()
     }
-    path = here / "outputs" / scale / run / "seed0" / "run.json"
+    path = here / "outputs" / scale / run / f"seed{seed}" / "run.json"
     path.parent.mkdir(parents=True)
-    test = {"name": name, "split": split, "label": "MOS"}
-    path.write_text(json.dumps({"metrics": estimates, "data": {"test": test}, "parameters": {"seed": 0}}))
+    test = {"name": name, "split": split, "label": "MOS", "fingerprint": fingerprint}
+    described = {"weights": WEIGHTS, "seconds": 90, "device": "cpu", "commit": "0123456789", "dirty": False}
+    path.write_text(
+        json.dumps({"metrics": estimates, "data": {"test": test}, "parameters": {"seed": seed}} | described)
+    )
+    return path.parent
 
 
 def line(text, label):
@@ -76,22 +91,23 @@ def test_every_row_has_one_known_source(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_column_names_its_data_and_split_or_none_at_all(name):
     for column in SPECIFIED[name]["columns"]:
-        assert set(column) == {"name"} or {"name", "metric", "data"} <= set(column)
-        assert set(column) <= {"name", "metric", "data", "split", "run", "side"}
+        assert set(column) == {"name"} or {"name", "metric"} <= set(column)
+        assert set(column) <= {"name", "metric", "data", "split", "run", "side", "n"}
+        assert "metric" not in column or "data" in column or "n" in column
         assert column.get("metric", "srocc") in MEASURES
         assert column.get("data", "demo") in data.NAMES
         if "data" in column:
             assert ("split" in column) == (column["data"] != "demo"), "only a demo column may stand on part of a set"
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"baselines_demo"}))
+@pytest.mark.parametrize("name", sorted(set(METHODS) - NOTHING_PUBLISHED))
 def test_the_papers_values_are_plausible_and_the_papers_own_network_leads_the_field(name):
     table = SPECIFIED[name]
     published = [
         column for column in table["columns"] if "devkit" not in column["name"] and "release" not in column["name"]
     ]
     told = [column for column in published if not column["name"].startswith(OURS_ALONE.get(name[:4], "none"))]
-    told = [column for column in told if "demo set" not in column["name"]]
+    told = [column for column in told if column.get("data") != "demo"]
     for row in table["rows"]:
         assert row["paper"] or "(extra)" in row["label"], row
         assert len(row["paper"]) in (0, len(told)), row
@@ -113,7 +129,7 @@ def test_the_demo_table_has_every_baseline():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_table_is_written_before_anything_has_been_run(name, here):
     text = tables.write(name, "paper").read_text()
-    assert text.count("\n| ") == ROWS[name] + 2
+    assert text.split("\n## ")[0].count("\n| ") == ROWS[name] + 2
     assert ": ours" not in text
     assert not (here / f"outputs/paper/tables/{name}.png").exists()
 
@@ -121,7 +137,7 @@ def test_every_table_is_written_before_anything_has_been_run(name, here):
 def test_ours_stands_beside_the_papers_value_with_its_interval(here):
     record(here, "01_baselines/clic", name="clic", split="validation", **{"accuracy ssim": 0.57, "accuracy psnr": 0.6})
     text = tables.write("prfnet_table4", "demo").read_text()
-    assert "| 0.571 | 0.570 [0.470, 0.670] | ssim in 01_baselines/clic, seed 0 |" in line(text, "SSIM")
+    assert "| 0.571 | 0.570 [0.470, 0.670] | 9 (3) | ssim in 01_baselines/clic, seed 0 |" in line(text, "SSIM")
     assert line(text, "LPIPS").endswith("| needs weights: not here |")
     assert line(text, "MS-SSIM").endswith("| left out of the run, or undefined for a pair |")
     assert line(text, "PRFNet").endswith("| not run |")
@@ -140,6 +156,17 @@ def test_what_stands_on_other_data_is_no_number_of_the_paper(here, name, split):
     assert "0.990" not in tables.write("prfnet_table4", "demo").read_text()
 
 
+def test_a_row_may_stand_on_another_side_than_its_column(here):
+    run = "06_topiq/benchmark_csiq"
+    record(here, run, name="kadid10k", split="test", **{"srocc CFANet": 0.9, "srocc CFANet cross": 0.8})
+    path = here / "outputs/demo" / run / "seed0/run.json"
+    found = json.loads(path.read_text())
+    found["data"]["cross"] = {"name": "csiq", "split": "all", "label": "DMOS"}
+    path.write_text(json.dumps(found))
+    lines = tables.comparison(SPECIFIED["topiq_benchmark"], "demo")
+    assert lines[lines.row == "CFANet"].set_index("column").ours.dropna().to_dict() == {"SROCC CSIQ": 0.8}
+
+
 def test_hidden_labels_have_a_column_without_ours(here):
     record(here, "01_baselines/pipal", name="pipal", split="all", **{"srocc ssim": 0.5, "plcc ssim": 0.4})
     lines = tables.comparison(SPECIFIED["ahiq_table4"], "demo")
@@ -152,8 +179,104 @@ def test_the_demo_table_calls_its_numbers_demo_numbers(here):
     record(here, "01_baselines/demo", name="demo", split="test, 9 of 90", **{"srocc ssim": 0.8, "rmse ssim": 0.3})
     text = tables.write("baselines_demo", "demo").read_text()
     assert "**demo numbers**" in text
-    assert "paper" not in text.splitlines()[4]
+    assert "paper" not in line(text, "method")
     assert "0.800 [0.700, 0.900]" in line(text, "SSIM")
+
+
+def test_one_seed_has_the_bootstraps_interval_and_several_students(here):
+    def cell():
+        lines = tables.comparison(SPECIFIED["prfnet_table2"], "demo")
+        return lines[(lines.row == "FPN") & (lines.column == "accuracy, demo set")].iloc[0]
+
+    for seed, value in enumerate((0.70, 0.74, 0.72)):
+        record(here, "03_prfnet/table2_fpn", name="demo", split="test", seed=seed, **{"accuracy PRFNet": value})
+        if seed == 0:
+            assert (cell().ours, cell().low, cell().high, cell().seeds) == (0.7, 0.6, pytest.approx(0.8), 1)
+    half = 4.302652729911275 * 0.02 / 3**0.5  # Student's t, 2 degrees of freedom
+    found = cell()
+    assert (found.ours, found.spread, found.seeds) == (pytest.approx(0.72), pytest.approx(0.02), 3)
+    assert (found.low, found.high) == (pytest.approx(0.72 - half), pytest.approx(0.72 + half))
+    text = tables.write("prfnet_table2", "demo").read_text()
+    assert "0.720 ± 0.020 over 3 seeds [0.670, 0.770]" in line(text, "FPN")
+    assert "seeds 0, 1, 2" in line(text, "FPN")
+    assert "| 3 | 4.5 | cpu | 01234567 |" in text
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_difference_is_paired_over_the_same_pictures(here, same):
+    rng = np.random.default_rng(0)
+    target = rng.integers(2, size=400).astype(float)
+    made = {}
+    for i, (row, right) in enumerate({"table2_prfblock": 0.8, "table2_fpn": 0.7}.items()):
+        prediction = np.where(rng.random(400) < right, target, 1 - target) * 0.8 + 0.1
+        made[row] = (prediction > 0.5) == target
+        folder = record(
+            here,
+            f"03_prfnet/{row}",
+            name="demo",
+            split="test",
+            fingerprint="x" if same else f"x{i}",
+            **{"accuracy PRFNet": made[row].mean()},
+        )
+        table = pd.DataFrame({"reference_id": np.repeat(np.arange(20), 20), "target": target, "prediction": prediction})
+        table.to_csv(folder / "predictions.csv", index=False)
+    lines = tables.differences(SPECIFIED["prfnet_table2"], "demo")
+    ours = lines[(lines.row == "FPN") & lines.ours.notna()]
+    if not same:
+        assert ours.empty
+        return
+    gaps = (made["table2_fpn"].astype(float) - made["table2_prfblock"]).reshape(20, 20).mean(1)
+    assert ours.ours.item() == pytest.approx(gaps.mean())
+    drawn = [gaps[np.random.default_rng(s).integers(20, size=20)].mean() for s in range(4000)]
+    assert ours.low.item() == pytest.approx(np.percentile(drawn, 2.5), abs=0.01)
+    assert ours.high.item() == pytest.approx(np.percentile(drawn, 97.5), abs=0.01)
+
+
+def test_predictions_that_do_not_give_the_recorded_number_make_no_difference(here):
+    for row in ("table2_prfblock", "table2_fpn"):
+        folder = record(here, f"03_prfnet/{row}", name="demo", split="test", **{"accuracy PRFNet": 0.9})
+        table = pd.DataFrame({"reference_id": range(4), "target": [0.0, 1, 1, 0], "prediction": [0.2, 0.7, 0.4, 0.6]})
+        table.to_csv(folder / "predictions.csv", index=False)
+    assert tables.differences(SPECIFIED["prfnet_table2"], "demo").ours.isna().all()
+
+
+def test_the_papers_differences_stand_beside_their_noise():
+    lines = tables.differences(SPECIFIED["iqa_tmfm_table2"], "nowhere").set_index("row")
+    assert lines.paper["without MFM"] == pytest.approx(-0.001)
+    p = np.array([0.779, 0.780])
+    assert lines.paper_noise["without MFM"] == pytest.approx(1.96 * np.sqrt((p * (1 - p) / 5220).sum()))
+    text = tables.sections("iqa_tmfm_table2", "nowhere")["Differences"][1].set_index("method")["paper: verdict"]
+    assert text["without MFM"] == "within noise"
+    assert text["without NRM"] == "differs"
+
+
+def test_a_row_that_failed_shows_why(here):
+    folder = here / "outputs/demo/03_prfnet/table2_fpn/seed0"
+    folder.mkdir(parents=True)
+    (folder / "failed.txt").write_text("ParameterError: lr | came 'fast'\n")
+    text = tables.write("prfnet_table2", "demo").read_text()
+    assert line(text, "FPN").endswith("| failed: ParameterError: lr \\| came 'fast' |")
+    assert line(text, "BiFPN").endswith("| not run |")
+    found = tables.overview("demo").set_index("table")
+    assert found.failed["prfnet_table2"] == "03_prfnet/table2_fpn: ParameterError: lr | came 'fast'"
+    assert (found.runs["prfnet_table2"], found.finished["prfnet_table2"]) == (3, 0)
+
+
+def test_tables_are_pages_too(here):
+    record(here, "03_prfnet/table2_fpn", name="demo", split="test", **{"accuracy PRFNet": 0.75})
+    tables.write("prfnet_table2", "demo")
+    page = (here / "outputs/demo/tables/prfnet_table2.html").read_text()
+    assert page.count("<table>") == 3
+    assert "<td>FPN</td>" in page
+    assert '<img src="prfnet_table2.png"' in page
+
+
+@pytest.mark.parametrize("scale", ["demo", "paper"])
+def test_a_scale_wants_the_runs_of_its_own_columns(scale):
+    named = {run for table in SPECIFIED.values() for run in tables.wanted(table, scale)}
+    assert ("01_baselines/demo" in named) == (scale == "demo")
+    assert ("04_ahiq/table2_live" in named) == (scale == "paper")
+    assert "03_prfnet/table2_fpn" in named
 
 
 def test_sizes_of_data_sets_that_are_not_here_are_not_guessed(here):

@@ -13,6 +13,7 @@ from iqa_lib.data import NAMES, DataError
 from iqa_lib.data.__main__ import main
 from iqa_lib.data.check import check, where
 from iqa_lib.data.folder import Counts
+from iqa_lib.files import repo_root
 
 REAL = [name for name in NAMES if name != "demo"]
 COUNTS = {  # records, references, distorted of the trees
@@ -217,3 +218,10 @@ def test_module_runs_quietly_where_there_is_no_terminal(tmp_path):
     assert run.returncode == 1
     assert "problem: all: 10 records, 3,000 published" in run.stdout
     assert not run.stderr
+
+
+def test_the_pages_in_docs_are_those_that_the_command_writes(capsys):
+    assert main(["pages"]) == 0
+    written = capsys.readouterr().out
+    assert written == (repo_root() / "docs" / "datasets.md").read_text()
+    assert all(f"## `{name}`" in written for name in NAMES)

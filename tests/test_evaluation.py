@@ -492,3 +492,26 @@ def test_preference_from_scores(kind, name, closer):
     answer = preference(baselines.load(name), a, b)
     assert type(answer) is type(a)
     assert answer.tolist() == closer
+
+
+def test_the_most_disputed_pictures_are_of_one_reference():
+    """Ranks: people 1 2 3 4 5 6; the metric puts x's second below and y's first above, but these are two references."""
+    table = pd.DataFrame(
+        {
+            "reference_id": list("xxxyyy"),
+            "target": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            "prediction": [0.5, 0.1, 0.6, 0.9, 0.7, 0.8],
+        }
+    )
+    assert evaluation.most_disputed(table) == (4, 3)
+    worse = table.assign(prediction=-table.prediction)
+    assert evaluation.most_disputed(worse, sign=-1) == (4, 3)
+    same = table.assign(prediction=[0.6, 0.5, 0.1, 0.7, 0.8, 0.9])
+    assert evaluation.most_disputed(same) == (2, 0)
+
+
+def test_agreement_with_triplets_is_the_accuracy_with_half_a_point_for_a_tie():
+    table = pd.DataFrame({"a": "p", "b": "q", "prediction": [0.9, 0.5, 0.2], "target": [1.0, 1.0, 0.75]})
+    found = evaluation.agreements(table.assign(reference_id=list("rst")))
+    assert list(found) == ["accuracy"]
+    assert found["accuracy"].value == pytest.approx((1 + 0.5 + 0.25) / 3)

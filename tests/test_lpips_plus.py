@@ -81,6 +81,7 @@ def test_every_layer_as_semantic_weight(model, photos):
         torch.testing.assert_close(model(*features), expected, rtol=1e-5, atol=1e-7)
         scores.append(expected[0].item())
     assert len(set(scores)) == len(scores)
+    torch.testing.assert_close(model.by_semantic_layer(*features)[0], torch.tensor(scores), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(model(*photos), expected, rtol=1e-5, atol=1e-7)
 
 

@@ -8,7 +8,18 @@ import pytest
 from scipy import optimize, stats
 
 from iqa_lib import metrics
-from iqa_lib.metrics import Estimate, calibration, krocc, logistic_fit, plcc, rmse, srocc, two_afc_accuracy
+from iqa_lib.metrics import (
+    Estimate,
+    calibration,
+    difference_noise,
+    krocc,
+    logistic_fit,
+    paired_difference,
+    plcc,
+    rmse,
+    srocc,
+    two_afc_accuracy,
+)
 
 CORRELATIONS = {plcc: stats.pearsonr, srocc: stats.spearmanr, krocc: stats.kendalltau}
 correlations = pytest.mark.parametrize("correlation", CORRELATIONS)
@@ -480,3 +491,46 @@ def test_resamples_must_be_a_positive_integer(resamples):
         plcc([1, 2, 3], [1, 2, 4], "abc", resamples=resamples)
     with pytest.raises(ValueError, match="bins="):
         calibration([0.5], [1], bins=resamples)
+
+
+# --- Differences
+
+
+def test_a_paired_difference_draws_the_same_references_for_both():
+    rng = np.random.default_rng(1)
+    score, references = rng.normal(size=120), np.repeat(np.arange(12), 10)
+    first, second = (score + rng.normal(scale=s, size=120) for s in (0.5, 0.9))
+    found = paired_difference(*(srocc(x, score, references, seed=4) for x in (first, second)))
+    draws = np.random.default_rng(4)
+    gaps = []
+    for _ in range(1000):
+        rows = np.concatenate([np.flatnonzero(references == r) for r in draws.integers(12, size=12)])
+        gaps.append(stats.spearmanr(first[rows], score[rows])[0] - stats.spearmanr(second[rows], score[rows])[0])
+    assert found.value == pytest.approx(stats.spearmanr(first, score)[0] - stats.spearmanr(second, score)[0])
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(gaps, (2.5, 97.5))))
+    same = srocc(first, score, references)
+    assert (paired_difference(same, same).low, paired_difference(same, same).high) == (0, 0)
+
+
+def test_only_estimates_of_the_same_rows_have_a_paired_difference():
+    score = np.arange(12.0)
+    first, second = (srocc(score[:n], score[:n], ["a", "b", "c"] * (n // 3)) for n in (12, 9))
+    with pytest.raises(ValueError, match="came of 12 and 9 rows"):
+        paired_difference(first, second)
+
+
+@pytest.mark.parametrize("measure", ["accuracy", "plcc", "srocc", "krocc"])
+def test_the_noise_of_a_difference_is_that_of_simulated_tests(measure):
+    rng, n, value = np.random.default_rng(0), 400, 0.8
+    if measure == "accuracy":
+        values = (rng.random((3000, n)) < value).mean(axis=1)
+    else:
+        rho = {"plcc": 0.8, "srocc": 2 * np.sin(np.pi * 0.8 / 6), "krocc": np.sin(np.pi * 0.8 / 2)}[measure]
+        x, e = rng.normal(size=(2, 600, n))
+        y = rho * x + np.sqrt(1 - rho**2) * e
+        statistic = {"plcc": lambda a, b: np.corrcoef(a, b)[0, 1], "srocc": lambda a, b: stats.spearmanr(a, b)[0]}.get(
+            measure, lambda a, b: stats.kendalltau(a, b)[0]
+        )
+        values = np.array([statistic(*pair) for pair in zip(x, y, strict=True)])
+    assert values.mean() == pytest.approx(value, abs=0.01)
+    assert difference_noise(measure, value, value, n) == pytest.approx(1.96 * 2**0.5 * values.std(), rel=0.15)

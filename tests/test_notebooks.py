@@ -88,3 +88,36 @@ def test_the_papers_configuration_of_fr_nr_takes_a_step(tmp_path, trees):
     assert {weights["network"] for weights in record["weights"].values()} == {"inception_v3.tv_in1k"}
     assert record["data"]["cross"]["name"] == "pipal"
     assert {"srocc FR+NR", "krocc FR+NR cross"} <= set(record["metrics"])
+
+
+def test_the_papers_configuration_of_topiq_takes_a_step(tmp_path, trees):
+    """ResNet50 that learns, windows of 384 out of enlarged pictures, on KADID-10k's layout and across to CSIQ's."""
+    kadid10k(trees / "kadid10k")
+    dataset_trees.csiq(trees / "csiq")
+    options = dict(lpips_weights="random", batch_size=1, cross="csiq")
+    record = run_paper("06_topiq", tmp_path, trees, **options)
+    networks = {name: weights["network"] for name, weights in record["weights"].items()}
+    assert networks == {"trunk": "resnet50.a1_in1k", "LPIPS": "lpips-alex"}
+    assert record["data"]["cross"]["name"] == "csiq"
+    assert {"srocc CFANet", "plcc CFANet cross", "srocc MS-SSIM", "srocc LPIPS+ layer 3"} <= set(record["metrics"])
+
+
+def test_topiqs_preferences_take_a_step(tmp_path):
+    """CFANet as a judge of triplets, by the row of BAPPS, on BAPPS's layout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset_trees, "PNG", dataset_trees.encoded((64, 64)))
+        dataset_trees.bapps(tmp_path / "data" / "bapps")
+    row = runs.read_parameters(runs.repo_root() / "params/06_topiq/preference_bapps.yaml")
+    options = row | dict(row="dry_run", lpips_weights="random", batch_size=2)
+    record = run_paper("06_topiq", tmp_path, tmp_path / "data", **options)
+    assert record["data"]["test"]["split"] == "val"
+    assert {"accuracy CFANet", "accuracy PSNR"} <= set(record["metrics"])
+
+
+def test_lpips_plus_is_tested_on_a_whole_data_set_without_training(tmp_path, trees):
+    dataset_trees.tid2013(trees / "tid2013")
+    options = dict(metric="lpips_plus", net="squeeze", semantic_layer=6, lpips_weights="random", dataset="tid2013")
+    record = run_paper("06_topiq", tmp_path, trees, **options)
+    assert not record["steps"]
+    assert record["data"]["test"]["split"] == "all"
+    assert record["metrics"]["srocc LPIPS+"] == record["metrics"]["srocc LPIPS+ layer 7"]

@@ -1,6 +1,7 @@
 """Parameters, run records and tables."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from torch import nn
 
 from iqa_lib import runs, tables
@@ -219,25 +221,73 @@ def test_a_run_without_a_model_records_the_weights_of_each_network(here):
 
 def test_a_table_sets_the_paper_beside_ours_and_shows_rows_that_were_not_run(here):
     test_the_record_tells_what_the_number_stands_on(here)
+    path = here / "outputs/demo/03_prfnet/table2_fpn/seed0/run.json"
+    record = json.loads(path.read_text())
+    record["data"]["test"] |= {"name": "clic", "split": "validation"}
+    path.write_text(json.dumps(record))
     text = tables.write("prfnet_table2", "demo").read_text()
     fpn, bifpn = (
         next(line for line in text.splitlines() if line.startswith(f"| {name} ")) for name in ("FPN", "BiFPN")
     )
-    assert "| 0.741 | 0.750 |" in fpn
+    assert "| 0.741 | 0.750 [" in fpn
     assert "not run" in bifpn
     assert "demo numbers" not in text
     assert (here / "outputs/demo/tables/prfnet_table2.png").exists()
 
 
-def test_a_demo_number_is_called_one(here):
-    folder = here / "outputs/demo/03_prfnet/table2_fpn/seed0"
+def test_a_demo_number_is_called_one_and_has_a_column_of_its_own(here):
     test_the_record_tells_what_the_number_stands_on(here)
-    record = json.loads((folder / "run.json").read_text())
+    path = here / "outputs/demo/03_prfnet/table2_fpn/seed0/run.json"
+    record = json.loads(path.read_text())
     record["data"]["test"]["name"] = "demo"
-    (folder / "run.json").write_text(json.dumps(record))
+    path.write_text(json.dumps(record))
     text = tables.write("prfnet_table2", "demo").read_text()
-    assert "**demo numbers**" in text
-    assert "demo (votes)" in text
+    assert "demo numbers" in text
+    assert "| method | accuracy on CLIC-V: paper | accuracy, demo set: ours |" in text
+    assert "| demo, " in text
+
+
+@pytest.mark.parametrize("broken", [{"lr_1": "fast"}, {"strategy": "mtl", "stage": "1", "max_steps": 1}])
+def test_a_run_that_fails_leaves_its_reason(tmp_path, broken):
+    (tmp_path / "row.yaml").write_text(yaml.safe_dump({"scale": "test", "row": "broken", **broken}))
+    output = tmp_path / "run.ipynb"
+    call = [sys.executable, "-m", "iqa_lib.runs", "03_prfnet", str(output), str(tmp_path / "row.yaml")]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    reason = (tmp_path / "failed.txt").read_text()
+    assert reason.startswith("ParameterError: ")
+    assert reason.count("\n") == 1
+    assert next(iter(broken)) in reason
+
+
+def test_runs_that_go_on_at_once_have_a_gpu_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with FileLock(tmp_path / "gpu-3.lock"), runs.one_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+    with runs.one_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with runs.one_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--profile", "profiles/slurm", "--config", "scale=paper", "seeds=2", "data=/somewhere"]]
+)
+def test_the_workflow_plans_every_run_of_every_table(options):
+    scale = "paper" if options else "demo"
+    call = [sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--printshellcmds", "--forceall", *options]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    specified = tables.specifications()
+    for run in {run for table in specified.values() for run in tables.wanted(table, scale)}:
+        command = f"iqa_lib.runs {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
+        assert command in done.stdout + done.stderr, run
+    assert all(f"iqa_lib.tables {scale} {name}" in done.stdout + done.stderr for name in specified)
+    assert ("--seed 1 --data-root '/somewhere'" in done.stdout + done.stderr) == bool(options)
 
 
 def test_counts_say_which_data_sets_are_not_here(here):

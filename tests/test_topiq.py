@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from iqa_lib.backbones import PACKAGED, WeightsError
-from iqa_lib.models.topiq import CROSS_SCALES, AttentionBlock, CFANet
+from iqa_lib.models.lpips_plus import LPIPSPlus
+from iqa_lib.models.topiq import CROSS_SCALES, AttentionBlock, CFANet, Preference
 
 RESNET = "resnet50.a1_in1k"
 DIM = 16
@@ -338,7 +339,7 @@ def test_files_that_do_not_fit_are_errors(tmp_path, small_state, change, message
     state = {key: tensor for key, tensor in small_state.items() if "concat" not in key}
     change(state)
     torch.save({"params": state}, tmp_path / "changed.pth")
-    with pytest.raises(WeightsError, match=rf"changed\.pth does not hold the weights.*1 tensors.*'{message}'"):
+    with pytest.raises(WeightsError, match=rf"changed\.pth does not fit CFANet: it (lacks|has) {message}"):
         CFANet.from_author_checkpoint(tmp_path / "changed.pth", backbone=PACKAGED, dim=DIM, heads=2)
 
 
@@ -349,14 +350,24 @@ class Unsafe:
 UNSAFE = {"params": {"h_emb": torch.zeros(1)}, "more": Unsafe()}
 
 
-@pytest.mark.parametrize("content", [None, b"noise", [1], {"weights": {}}, {"params": {"h_emb": 1}}, UNSAFE])
-def test_files_that_cannot_be_read_are_errors(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no such file"),
+        (b"noise", "cannot be read"),
+        ([1], "holds a list"),
+        ({"weights": {}}, "something else than tensors"),
+        ({"params": {"h_emb": 1}}, "something else than tensors"),
+        (UNSAFE, "that could run code"),
+    ],
+)
+def test_files_that_cannot_be_read_are_errors(tmp_path, content, message):
     file = tmp_path / "broken.pth"
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content is not None:
         torch.save(content, file)
-    with pytest.raises(WeightsError, match=r"broken\.pth cannot be read as a checkpoint of CFANet"):
+    with pytest.raises(WeightsError, match=rf"broken\.pth.*{message}"):
         CFANet.from_author_checkpoint(file)
 
 
@@ -581,3 +592,42 @@ def test_bf16_leaves_attention_and_head_alone(released):
     assert score.dtype == maps["cross_attention_0"].dtype == torch.float32
     assert maps["mask_0"].dtype == torch.bfloat16
     assert 0 < (score - released(*images)).abs().max() < 0.05
+
+
+# --- Preferences
+
+
+@torch.no_grad()
+def test_a_triplets_logit_is_the_difference_of_two_distances(model):
+    reference, a = pair(3)
+    b = torch.lerp(reference, a, 0.1)
+    distances = [torch.log1p(torch.exp(-model(reference, x))) for x in (a, b)]
+    torch.testing.assert_close(Preference(model)(reference, a, b), distances[0] - distances[1], rtol=0, atol=1e-5)
+    features = [model.extract(x) for x in (reference, a, b)]
+    torch.testing.assert_close(Preference(model)(*features), distances[0] - distances[1], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_distance_judges_as_it_is():
+    torch.manual_seed(0)
+    lpips_plus = LPIPSPlus(net="squeeze", weights="random")
+    reference, a = pair(3)
+    b = torch.lerp(reference, a, 0.1)
+    logits = Preference(lpips_plus)(reference, a, b)
+    assert (logits > 0).all(), "b is the closer one"
+    torch.testing.assert_close(logits, lpips_plus(reference, a) - lpips_plus(reference, b))
+    assert torch.equal(Preference(lpips_plus)(reference, a, a), torch.zeros(3))
+
+
+def test_preferences_reach_every_trained_parameter():
+    model = cfanet(dropout=0.0).train()
+    reference, a = pair(2)
+    Preference(model)(reference, a, a.roll(1, 0)).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_triplets_of_unequal_sizes_are_errors(model, wrong):
+    images = [image[:, :, : 40 if i == wrong else 64] for i, image in enumerate((*pair(1), pair(1)[0]))]
+    with pytest.raises(ValueError, match="unequal shapes"):
+        Preference(model)(*images)

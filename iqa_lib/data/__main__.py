@@ -1,15 +1,27 @@
-"""`python -m iqa_lib.data check NAME ROOT` verifies a data set on disk; `where NAME` tells where it comes from."""
+"""`python -m iqa_lib.data check NAME ROOT` verifies a data set on disk; `where NAME` tells where it comes from.
+
+`python -m iqa_lib.data pages > docs/datasets.md` writes a page about each of them.
+"""
 
 import argparse
 import sys
 
+from iqa_lib.data import NAMES
 from iqa_lib.data.base import DataError
-from iqa_lib.data.check import check, where
+from iqa_lib.data.check import check, page, where
+
+PAGES = """# The data sets
+
+None of them is shipped, but for the demo set, which is made on first use.
+`python -m iqa_lib.data check NAME FOLDER` verifies a download.
+Made by `python -m iqa_lib.data pages > docs/datasets.md`.
+
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status is 1 if anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m iqa_lib.data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m iqa_lib.data", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="verify a data set on disk; nothing is downloaded")
     checking.add_argument("name")
@@ -18,7 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     checking.add_argument("--no-decode", action="store_true", help="only look whether the images are there")
     telling = commands.add_parser("where", help="official page, archives, layout wanted and terms of use")
     telling.add_argument("name")
+    commands.add_parser("pages", help="Markdown: a page about every data set")
     given = parser.parse_args(arguments)
+    if given.command == "pages":
+        print(PAGES + "\n".join(map(page, NAMES)), end="")
+        return 0
     try:
         if given.command == "where" or given.name == "demo":
             print(where(given.name))

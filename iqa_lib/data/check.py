@@ -1,4 +1,4 @@
-"""Verify a data set on disk and name all that is wrong: `check(name, root)`; say where it comes from: `where(name)`."""
+"""Verify a data set on disk and name all that is wrong, `check`; say where it comes from, `where`, and more, `page`."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -152,6 +152,16 @@ def where(name: str) -> str:
     source = _module(name).SOURCE
     archives, layout = "\n  ".join(source.archives), source.layout.replace("\n", "\n  ")
     return f"{source.title}\npage: {source.page}\narchives:\n  {archives}\nlayout:\n  {layout}\nterms: {source.terms}"
+
+
+def page(name: str) -> str:
+    """A page about a data set in Markdown: what it is, how labels and splits are read, and `where` it comes from.
+
+    Raises:
+        DataError: Unknown name.
+    """
+    title, _, text = _module(name).__doc__.strip().partition("\n")
+    return f"## `{name}`\n\n**{title}**\n{text}\n\n```\n{where(name)}\n```\n"
 
 
 def _module(name: str) -> ModuleType:

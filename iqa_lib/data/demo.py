@@ -31,6 +31,7 @@ from scipy.stats import norm
 
 from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.data.folder import deal
 from iqa_lib.data.splits import by_reference
 from iqa_lib.files import atomic, cache_dir, sha256
 from iqa_lib.images import read_image
@@ -75,6 +76,7 @@ def load(
     votes: int = 1,
     pairs: int = 0,
     types: Collection[int] = ALL_TYPES,
+    by: str = "reference",
 ) -> IQADataset:
     """One side of the demo set; images that are missing are made.
 
@@ -90,9 +92,10 @@ def load(
             other triplets, as the papers' two stages have data sets of their own.
         pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all of them.
         types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
+        by: `"reference"`, or `"row"`, which deals out pictures or triplets one by one and so leaks references.
 
     Raises:
-        DataError: Unknown split, task or type, or no usable photograph in the folder.
+        DataError: Unknown split, task, type or `by`, or no usable photograph in the folder.
     """
     sources = {source.name: source for source in references(photos, scenes)}
     sides = by_reference(sources, FRACTIONS, seed) | {"all": sorted(sources)}
@@ -102,12 +105,14 @@ def load(
         raise DataError(f"demo: task came as {task!r}; wanted pairs or triplets")
     if not types or not set(types) <= ALL_TYPES:
         raise DataError(f"demo: types came as {sorted(types)}; wanted numbers from 1 to 25")
-    chosen = [sources[name] for name in sides[split]]
+    chosen = [sources[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
     if task == "pairs":
         records = [pair for source in chosen for pair in _pairs(root, source, pairs, types)]
     else:
         records = [triplet for source in chosen for triplet in _triplets(root, source, triplets, votes)]
+    if by != "reference":
+        records = deal(records, split, FRACTIONS, seed, by)
     make(root, chosen, {path for record in records for path in record.images})
     return IQADataset("demo", split, records, SCORE if task == "pairs" else VOTES)
 

@@ -10,6 +10,8 @@ from iqa_lib.data.folder import deal
 
 TRIPLET_SETS = ("demo", "clic")
 PAIR_SETS = ("demo", "pipal", "kadid10k", "tid2013", "live", "csiq")
+PREFERENCE_TESTS = {"demo": "test", "bapps": "val", "pieapp": "test"}
+"""TOPIQ's data sets of triplets, each with the side that is tested."""
 CROSS_TYPES = frozenset({2, 6, 10, 13, 17, 20, 24})
 """The demo set's types of distortion that a cross-data-set test keeps away from training: one or two of each family."""
 
@@ -108,7 +110,7 @@ def scored(
         raise DataError(f"cross came as {cross!r} with {dataset!r}; wanted another of {', '.join(PAIR_SETS)}, or none")
     if dataset == "demo":
         demo = {"task": "pairs", "types": ALL_TYPES - CROSS_TYPES if cross else ALL_TYPES} | demo
-        load_side = partial(load, "demo", seed=seed, **demo)
+        load_side = partial(load, "demo", seed=seed, by=by, **demo)
     else:
         load_side = partial(load, dataset, Path(root) / dataset, seed=seed, by=by)
     sides = {"train": load_side(split="train"), "test": load_side(split="test")}
@@ -121,6 +123,45 @@ def scored(
     elif cross:
         sides["cross"] = load(cross, Path(root) / cross, split="all")
     return sides
+
+
+def topiq(
+    dataset: str,
+    root: Path | str,
+    *,
+    task: str = "score",
+    trained: bool = True,
+    seed: int = 0,
+    cross: str = "",
+    **demo,
+) -> dict[str, IQADataset]:
+    """The sides of TOPIQ: `test`, with `train` for what is trained, and perhaps `cross`.
+
+    Args:
+        dataset: One of `PAIR_SETS`, or of `PREFERENCE_TESTS` for preferences.
+        root: The folder that holds the data sets.
+        task: `"score"`: pairs with scores, see `scored`. `"preference"`: triplets, in the official split.
+        trained: False for LPIPS+, which is tested on all of a data set of pairs; of the demo set on the same
+            references as the networks, to stand beside them.
+        seed: See `scored`.
+        cross: See `scored`; for pairs and what is trained only.
+        **demo: Options of `iqa_lib.data.demo.load`.
+
+    Raises:
+        DataError: Unknown data set, one that is not there, or `cross` where there is none.
+    """
+    if cross and (task == "preference" or not trained):
+        raise DataError(f"cross came as {cross!r}; wanted none, but for a network that is trained on scores")
+    if task == "score" and trained:
+        return scored(dataset, root, seed=seed, cross=cross, **demo)
+    known = PAIR_SETS if task == "score" else tuple(PREFERENCE_TESTS)
+    _known(dataset, known, f"TOPIQ's (task {task!r})")
+    if dataset == "demo":
+        load_side = partial(load, "demo", seed=seed, **{"task": "pairs" if task == "score" else "triplets"} | demo)
+    else:
+        load_side = partial(load, dataset, Path(root) / dataset, seed=seed)
+    tested = PREFERENCE_TESTS[dataset] if task == "preference" else "test" if dataset == "demo" else "all"
+    return ({"train": load_side(split="train")} if trained else {}) | {"test": load_side(split=tested)}
 
 
 def scaled(dataset: IQADataset, low: float, high: float) -> IQADataset:

@@ -74,6 +74,9 @@ VIT_BLOCKS = 5
 VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
 
+MOST_SAMPLES = 2**24
+"""Numbers that the deformable convolution samples at a time on a CPU: 64 MB, or one picture's."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -200,34 +203,39 @@ class DeformConv(DeformConv2d):
         """Maps `(B, C, H, W)`, offsets `(B, 18, H, W)` in pixels, (down, right) for each of the 9 taps."""
         if not x.is_cpu:
             return super().forward(x, offsets)
-        size, weight = x.shape[-2:], self.weight.permute(0, 2, 3, 1).flatten(1)  # (width, 9 * C)
-        maps = []
-        for rows, offset in zip(x.flatten(2).mT.contiguous(), offsets.float(), strict=True):  # (H * W, C), (18, H, W)
-            pixels, shares = _bilinear(offset.unflatten(0, (9, 2)))  # (H * W * 9, 4) both
-            samples = F.embedding_bag(pixels, rows, per_sample_weights=shares.to(rows.dtype), mode="sum")
-            maps.append(F.linear(samples.view(len(rows), -1), weight, self.bias).T.unflatten(1, size))
-        return torch.stack(maps)  # (B, width, H, W)
+        at_once = max(1, MOST_SAMPLES // (9 * x[0].numel()))
+        parts = zip(x.split(at_once), offsets.float().split(at_once), strict=True)
+        return torch.cat([self._convolved(*part) for part in parts])  # (B, width, H, W)
+
+    def _convolved(self, x: Tensor, offsets: Tensor) -> Tensor:
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # (width, 9 * C)
+        rows = x.flatten(2).mT.flatten(0, 1)  # (B * H * W, C)
+        pixels, shares = _bilinear(offsets.unflatten(1, (9, 2)))  # (B * H * W * 9, 4) both
+        samples = F.embedding_bag(pixels, rows, per_sample_weights=shares.to(rows.dtype), mode="sum")
+        out = F.linear(samples.view(len(rows), -1), weight, self.bias)  # (B * H * W, width)
+        return out.unflatten(0, (len(x), -1)).mT.unflatten(2, x.shape[-2:])
 
 
 def _bilinear(offsets: Tensor) -> tuple[Tensor, Tensor]:
     """The four pixels around each sampling place of a 3x3 kernel and their shares: none for those outside the map.
 
     Args:
-        offsets: `(9, 2, H, W)`.
+        offsets: `(B, 9, 2, H, W)`.
 
     Returns:
-        Row numbers in a map of `H * W` rows, and shares, `(H * W * 9, 4)` both.
+        Row numbers in maps of `B * H * W` rows, and shares, `(B * H * W * 9, 4)` both.
     """
-    height, width = offsets.shape[2:]
+    batch, _, _, height, width = offsets.shape
     tap = torch.arange(9).view(9, 1, 1)
-    down = offsets[:, 0] + tap // 3 - 1 + torch.arange(height).view(1, -1, 1)  # (9, H, W)
-    right = offsets[:, 1] + tap % 3 - 1 + torch.arange(width)
+    down = offsets[:, :, 0] + tap // 3 - 1 + torch.arange(height).view(1, -1, 1)  # (B, 9, H, W)
+    right = offsets[:, :, 1] + tap % 3 - 1 + torch.arange(width)
+    first = torch.arange(batch).view(-1, 1, 1, 1) * height * width
     pixels, shares = [], []
     for y, share_y in _neighbours(down, height):
         for x, share_x in _neighbours(right, width):
-            pixels.append(y * width + x)
+            pixels.append(first + y * width + x)
             shares.append(share_y * share_x)
-    return tuple(torch.stack(four, dim=-1).permute(1, 2, 0, 3).flatten(0, 2) for four in (pixels, shares))
+    return tuple(torch.stack(four, dim=-1).permute(0, 2, 3, 1, 4).flatten(0, 3) for four in (pixels, shares))
 
 
 def _neighbours(place: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:

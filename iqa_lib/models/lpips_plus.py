@@ -10,6 +10,7 @@ each layer; equation 1 sums over its channels above and below the line, so their
 from pathlib import Path
 
 import lpips
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,12 +79,23 @@ class LPIPSPlus(nn.Module):
         for m, (lin, r, d) in enumerate(zip(self.network.lins, reference, distorted, strict=True)):
             maps[f"distance_{m}"] = lin((lpips.normalize_tensor(r) - lpips.normalize_tensor(d)) ** 2)  # (B, 1, h, w)
             maps[f"activation_{m}"] = r.mean(dim=1, keepdim=True)  # (B, 1, h, w)
-        distance = sum(self._pooled(maps[f"distance_{m}"], maps) for m in range(len(reference)))  # (B,)
+        distance = self._pooled(maps, self.semantic_layer)  # (B,)
         return (distance, maps) if return_maps else distance
 
-    def _pooled(self, distances: Tensor, maps: dict[str, Tensor]) -> Tensor:
-        if self.semantic_layer is None:
-            return distances.mean(dim=(1, 2, 3))
-        weight = maps[f"activation_{self.semantic_layer}"]
-        weight = F.interpolate(weight, size=distances.shape[2:], mode="bilinear", align_corners=False)
-        return (weight * distances).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
+    def by_semantic_layer(self, reference, distorted) -> Tensor:
+        """Distances under every semantic layer, from one pass: `(B, 1 + layers)`, the first plain LPIPS."""
+        _, maps = self(reference, distorted, return_maps=True)
+        return torch.stack([self._pooled(maps, layer) for layer in (None, *range(self.network.L))], dim=1)
+
+    def _pooled(self, maps: dict[str, Tensor], layer: int | None) -> Tensor:
+        """The sum over layers m of the mean of S_m, weighted by the reference's features in `layer`."""
+        total = 0
+        for m in range(self.network.L):
+            distances = maps[f"distance_{m}"]
+            if layer is None:
+                total = total + distances.mean(dim=(1, 2, 3))
+            else:
+                size = distances.shape[2:]
+                weight = F.interpolate(maps[f"activation_{layer}"], size=size, mode="bilinear", align_corners=False)
+                total = total + (weight * distances).sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3))
+        return total  # (B,)

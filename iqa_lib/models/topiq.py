@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from iqa_lib.backbones import Backbone, Weights, WeightsError
+from iqa_lib.backbones import Backbone, Weights
+from iqa_lib.checkpoints import load_complete, read_checkpoint
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
@@ -218,22 +219,11 @@ class CFANet(nn.Module):
         Raises:
             WeightsError: The file cannot be read, lacks a tensor, or has one too many or of another shape.
         """
-        path = Path(path)
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)["params"]
-            state = {_own_name(key): tensor for key, tensor in state.items()}
-            found = {key: tensor.shape for key, tensor in state.items() if key != "unused"}
-        except Exception as error:  # torch and pickle have many of their own
-            raise WeightsError(f"{path} cannot be read as a checkpoint of CFANet ({error!r})") from error
+        state = {_own_name(key): tensor for key, tensor in read_checkpoint(path, "params").items()}
+        state.pop("unused", None)
         model = cls(**{"weights": "random"} | options)
-        wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
-        if wrong := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
-            raise WeightsError(
-                f"{path} does not hold the weights of this CFANet: {len(wrong)} tensors are missing, unknown or of "
-                f"another shape, the first {wrong[0]!r}: give the right file, and the options it was trained with"
-            )
-        model.load_state_dict({key: state[key] for key in wanted})
-        model.backbone.weights = Weights("CFANet", "file", path.name, sha256(path))
+        load_complete(model, state, path)
+        model.backbone.weights = Weights("CFANet", "file", Path(path).name, sha256(path))
         return model.eval()
 
     def folded(self) -> "CFANet":
@@ -308,10 +298,37 @@ class CFANet(nn.Module):
         return table.flatten(2).transpose(1, 2)
 
 
+class Preference(nn.Module):
+    """A pair model as a judge of triplets, for BAPPS and PieAPP: `P(B is closer) = sigmoid(d(r, a) - d(r, b))`.
+
+    d is the model's distance. Where its score rises with quality instead, `d = softplus(-score)`: positive, as in the
+    authors' network for such data, and the score keeps its direction.
+
+    Args:
+        model: `CFANet` or `LPIPSPlus`.
+
+    `judge(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or for all three what `model.extract` made of them,
+    and returns logits `(B,)` that B is the closer one.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, reference, a, b) -> Tensor:
+        if isinstance(reference, Tensor):
+            check_images(reference, a, b, min_size=self.model.min_size, max_pixels=self.model.max_pixels)
+            reference, a, b = map(self.model.extract, (reference, a, b))
+        return self._distance(reference, a) - self._distance(reference, b)
+
+    def _distance(self, reference: list[Tensor], distorted: list[Tensor]) -> Tensor:
+        score = self.model(reference, distorted)  # (B,)
+        return F.softplus(-score) if self.model.higher_is_better else score
+
+
 _ENCODER = r"^(sa_attn_blks\.\d\.layers\.0|attn_pool)"
 _DECODER = r"^(attn_blks\.\d\.layers\.0)"
 _RENAMED = (
-    (r"^module\.", ""),
     (rf"{_DECODER}\.self_attn.*", "unused"),
     (rf"{_DECODER}\.multihead_attn", r"\1.attention"),
     (rf"{_DECODER}\.norm2", r"\1.norm_tokens"),
