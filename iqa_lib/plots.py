@@ -753,7 +753,7 @@ def places(
         axis.imshow(picture)
         axis.set_title(title, fontsize=9, y=1.0)
     for axis, (title, (values, unit, ends)) in zip(axes.flat[len(pictures) :], maps.items(), strict=False):
-        drawn = axis.imshow(values.float().cpu(), cmap="viridis", vmin=ends[0], vmax=ends[1])
+        drawn = axis.imshow(values.float().numpy(force=True), cmap="viridis", vmin=ends[0], vmax=ends[1])
         axis.set_title(title, fontsize=9, y=1.0)
         bar = figure.colorbar(
             drawn,

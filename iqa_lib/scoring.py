@@ -302,7 +302,7 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
         "size": given.get("test_crop", given.get("crop", 0)),
         "count": given.get("test_crop_count", 1),
         "seed": given["seed"],
-        "enlarge": True,
+        "enlarge": "test_crops" in given,
     }
     origin = f"run {folder}" + (", a demo number: trained on simulated labels" if is_demo(record) else "")
     options = {key: given[key] for key in ("max_batch", "precision") if key in given}
@@ -388,6 +388,7 @@ def _of_model(
         raw: The network was trained to give 0 or 1 and no logit (IQA-TMFM's MSE row).
         **options: Of `window_outputs`.
     """
+    model = model.folded() if isinstance(model, CFANet) else model  # as notebook 06 tests it, and faster
     fused = isinstance(model, FusedIQATMFM)
     network = model.network if fused else model
 

@@ -516,3 +516,13 @@ def test_only_fixed_windows_and_frozen_trunks_have_fixed_features(tmp_path, cach
     monkeypatch.setattr(trunk.backbone, "frozen", False)
     with pytest.raises(ValueError, match="frozen trunk: freeze it, or train from the images"):
         FixedFeatures(Crops(dataset, "grid", 32), trunk)
+
+
+def test_enlarging_a_float_picture_keeps_its_numbers():
+    """Within the rounding of the 8-bit picture, which is rounded again."""
+    picture = torch.randint(256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    crops = Crops(None, "corners", 40, enlarge=True)
+    eight, floats = crops.cut(picture), crops.cut(picture.float() / 255)
+    assert eight.dtype == torch.uint8
+    assert floats.shape == eight.shape == (5, 3, 40, 40)
+    assert (floats - eight.float() / 255).abs().max() <= 0.5001 / 255

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, sync_playwright
@@ -103,19 +104,17 @@ def explored(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
     picture = view.locator("img")
     seconds = {}
-    for level in range(3):
-        seconds[f"explore: level, step {level + 1}"] = answered(
-            picture, lambda: press(slider(view, "level"), "ArrowLeft")
-        )
+    for step, key in enumerate(("ArrowLeft", "ArrowLeft", "ArrowRight"), 1):
+        move = partial(press, slider(view, "level"), key)
+        seconds[f"explore: level, step {step}"] = answered(picture, move)
     for step in range(6):
-        key = lambda: press(slider(view, "distortion"), "ArrowLeft")  # noqa: E731
-        seconds[f"explore: distortion, step {step + 1}"] = answered(picture, key)
+        move = partial(press, slider(view, "distortion"), "ArrowLeft")
+        seconds[f"explore: distortion, step {step + 1}"] = answered(picture, move)
     shot(view, "explore")
     for name in ("astronaut", "leaves00"):
-        choose = lambda name=name: view.locator("select").select_option(name)  # noqa: E731
-        seconds[f"explore: reference {name}"] = answered(picture, choose)
+        seconds[f"explore: reference {name}"] = answered(picture, partial(view.locator("select").select_option, name))
     own = OUT / "explore.png"
-    seconds["explore: a picture of your own"] = answered(picture, lambda: upload(page, view, own))
+    seconds["explore: a picture of your own"] = answered(picture, partial(upload, page, view, own))
     assert view.locator("select").input_value(), "the uploaded picture is not among the references"
     broken = OUT / "broken.png"
     broken.write_bytes(own.read_bytes()[:2000])
@@ -129,8 +128,7 @@ def compared(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
     picture, seconds = view.locator("img"), {}
     for name in ("A", "B"):
-        key = lambda name=name: press(slider(view, name), "ArrowRight")  # noqa: E731
-        seconds[f"compare: distortion {name}"] = answered(picture, key)
+        seconds[f"compare: distortion {name}"] = answered(picture, partial(press, slider(view, name), "ArrowRight"))
     shot(view, "compare")
     return seconds
 
@@ -164,7 +162,7 @@ def upload(page: Page, view: Locator, file: Path) -> None:
     chosen.value.set_files(file)
 
 
-def answered(picture: Locator, act: Callable[[], None]) -> float:
+def answered(picture: Locator, act: Callable[[], object]) -> float:
     """Seconds from an action to another picture on the screen."""
     before, started = picture.get_attribute("src"), time.perf_counter()
     act()
