@@ -67,7 +67,7 @@ rule run:
         mem_mb=4_000 if SCALE == "demo" else 32_000,
         runtime="1h" if SCALE == "demo" else "48h",
     shell:
-        "OMP_NUM_THREADS={threads} python -m iqa_lib.runs {wildcards.notebook} {params.executed} {input.parameters}"
+        "OMP_NUM_THREADS={threads} python -m iqa_lib.execute {wildcards.notebook} {params.executed} {input.parameters}"
         " --seed {wildcards.seed}{DATA_ROOT}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from random import SystemRandom
 
 import numpy as np
 import pandas as pd
@@ -205,7 +206,8 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     folder = cache_dir() / "scores" / f"{baseline.name}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     scores = np.empty((len(dataset), len(dataset.records[0].images) - 1))
-    for reference, indices in progress(of_reference.items(), baseline.name):
+    shuffled = SystemRandom().sample(list(of_reference.items()), len(of_reference))  # runs at once share the work
+    for reference, indices in progress(shuffled, baseline.name):
         known = _kept_scores(baseline, dataset, indices, keys, folder / f"{keys[reference]}.json")
         for index in indices:
             scores[index] = [known[keys[path]] for path in _distorted(dataset, index)]

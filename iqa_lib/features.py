@@ -3,6 +3,7 @@
 import hashlib
 from itertools import accumulate
 from pathlib import Path
+from random import SystemRandom
 
 import torch
 from filelock import FileLock
@@ -16,6 +17,9 @@ from iqa_lib.files import atomic, cache_dir, file_key, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 from iqa_lib.training import best_device, to_device
+
+_SHARES = ("01", "23", "45", "67", "89", "ab", "cd", "ef")
+"""First digits of a file's name: runs that want the same features at once make each share once between them."""
 
 
 class WithScores(Dataset):
@@ -123,9 +127,11 @@ class FixedFeatures(Dataset):
         paths, folder = list(self.dataset.paths()), self._folder(part)
         files = [folder / f"{file_key(path)}.safetensors" for path in paths]
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            missing = {path: file for path, file in zip(paths, files, strict=True) if not file.exists()}
-            self._compute(missing, part, max_batch)
+        for digits in SystemRandom().sample(_SHARES, len(_SHARES)):
+            with FileLock(folder / f".{digits}.lock"):
+                mine = {path: file for path, file in zip(paths, files, strict=True) if file.name[0] in digits}
+                missing = {path: file for path, file in mine.items() if not file.exists()}
+                self._compute(missing, part, max_batch)
         kept = [load_file(file) for file in progress(files, "reading features")]
         return [[maps[f"map{i}"] for i in range(len(maps))] for maps in kept]
 

@@ -6,8 +6,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -66,7 +68,7 @@ def file_key(path: Path) -> str:
     return hashlib.sha256(f"{path.resolve()}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
 
 
-def tensors_sha256(tensors: Iterable[tuple[str, Tensor]]) -> str:
+def tensors_sha256(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
     """SHA-256 of named tensors: names and bits, in order."""
     digest = hashlib.sha256()
     for name, tensor in tensors:

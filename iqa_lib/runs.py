@@ -1,121 +1,35 @@
-"""A run: one notebook with one set of parameters, checked before any work, and its record `run.json` after it.
+"""A run: one notebook with one set of parameters, checked before any work, and its record `run.json` after it."""
 
-`python -m iqa_lib.runs NOTEBOOK OUTPUT PARAMETERS.yaml ...` executes a notebook by papermill, more strictly than
-papermill does: an unknown parameter or one of the wrong type ends it at once.
-"""
-
-import argparse
 import ast
 import hashlib
 import inspect
 import json
-import os
 import platform
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.metadata import version
-from itertools import cycle
 from pathlib import Path
-from unittest import mock
 
-import nbformat
 import pandas as pd
-import papermill
 import torch
-import yaml
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.backbones import Weights
 from iqa_lib.data.base import IQADataset
-from iqa_lib.files import atomic, cache_dir, code_fingerprint, repo_root, tensors_sha256
+from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
+from iqa_lib.parameters import ParameterError as ParameterError
+from iqa_lib.parameters import declared, validate
 from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
-
-
-class ParameterError(ValueError):
-    """A parameter is unknown, of the wrong type or impossible; the message names each one, with what is wanted."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One line of a notebook's parameters cell: `name: type = default  # help`."""
-
-    name: str
-    type: type
-    default: object
-    help: str
-
-
-def declared(notebook: str) -> dict[str, Parameter]:
-    """The parameters of `notebooks/<notebook>.ipynb`, as its cell tagged `parameters` declares them."""
-    cells = nbformat.read(repo_root() / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
-    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
-    lines, types = source.splitlines(), {"int": int, "float": float, "str": str, "bool": bool}
-    return {
-        node.target.id: Parameter(
-            node.target.id,
-            types[node.annotation.id],
-            ast.literal_eval(node.value),
-            lines[node.lineno - 1].partition("  # ")[2],
-        )
-        for node in ast.parse(source).body
-    }
-
-
-def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {}, limits: Mapping = {}) -> dict:
-    """Check parameter values against a notebook's declaration.
-
-    Args:
-        notebook: Name without ending, such as `"03_prfnet"`.
-        values: Values by name; what is not given takes its default.
-        choices: For text, the values there are.
-        limits: For numbers, `(lowest, highest)`; without an entry, at least 0, and above 0 unless the default is 0 or
-            the help text tells what 0 means (`0: all`).
-
-    Returns:
-        All parameters in the notebook's order.
-
-    Raises:
-        ParameterError: Lists all that is wrong.
-    """
-    known, wrong = declared(notebook), []
-    for name in sorted(set(values) - set(known)):
-        meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1))
-        wrong.append(f"{name}: unknown{meant}; {notebook} has {', '.join(known)}")
-    resolved = {}
-    for name, parameter in known.items():
-        value = values.get(name, parameter.default)
-        if parameter.type is str and name in choices and type(value) is int:
-            value = str(value)
-        if parameter.type is float and type(value) is int:
-            value = float(value)
-        resolved[name] = value
-        if type(value) is not parameter.type:
-            hint = " (in YAML write 1.0e-4, not 1e-4)" if parameter.type is float and isinstance(value, str) else ""
-            wrong.append(f"{name}: came {value!r}, a {type(value).__name__}; wanted {parameter.type.__name__}{hint}")
-        elif name in choices and value not in choices[name]:
-            wrong.append(f"{name}: came {value!r}; wanted one of {', '.join(map(repr, choices[name]))}")
-        elif parameter.type in (int, float):
-            low, high = limits.get(name, (0, float("inf")))
-            zero_allowed = name in limits or parameter.default == 0 or "0: " in parameter.help
-            if not low <= value <= high or (value == 0 and not zero_allowed):
-                wrong.append(
-                    f"{name}: came {value!r}; wanted {'above 0' if name not in limits else f'{low} to {high}'}"
-                )
-    if wrong:
-        raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))
-    return resolved
 
 
 @dataclass
@@ -286,74 +200,6 @@ def parameter_table(model: nn.Module) -> pd.DataFrame:
     return pd.DataFrame(counts).T
 
 
-def read_parameters(*files: Path | str) -> dict[str, object]:
-    """Parameters from YAML files, the later ones going before the earlier."""
-    merged = {}
-    for file in files:
-        merged |= yaml.safe_load(Path(file).read_text()) or {}
-    return merged
-
-
-def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
-    """Run a notebook by papermill into `output`.
-
-    Raises:
-        ParameterError: A parameter is unknown or of the wrong type.
-        papermill.PapermillExecutionError: A cell failed; `output` shows it.
-    """
-    validate(notebook, parameters)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    source = repo_root() / "notebooks" / f"{notebook}.ipynb"
-    papermill.execute_notebook(str(source), str(output), parameters=dict(parameters), cwd=str(repo_root()))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m iqa_lib.runs", description="Execute a notebook with parameter files."
-    )
-    parser.add_argument("notebook", help="name without ending, such as 03_prfnet")
-    parser.add_argument("output", help="the executed notebook to write")
-    parser.add_argument("files", nargs="*", help="YAML files of parameters; later ones go before earlier ones")
-    parser.add_argument("--seed", type=int, help="in place of the files' seed")
-    parser.add_argument("--data-root", help="in place of the files' data_root")
-    arguments = parser.parse_args()
-    own = {"seed": arguments.seed, "data_root": arguments.data_root}
-    parameters = read_parameters(*arguments.files) | {name: value for name, value in own.items() if value is not None}
-    reason = Path(arguments.output).with_name("failed.txt")
-    reason.unlink(missing_ok=True)
-    try:
-        with one_gpu():
-            execute(arguments.notebook, arguments.output, parameters)
-    except Exception as error:
-        with atomic(reason) as temporary:
-            temporary.write_text(_reason(error) + "\n")
-        if not isinstance(error, ParameterError | papermill.PapermillExecutionError):
-            raise
-        sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
-
-
-@contextmanager
-def one_gpu() -> Iterator[None]:
-    """Where there are several GPUs, let this process and its kernels see one that no other run on the machine has."""
-    if torch.cuda.device_count() < 2:
-        yield
-        return
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = seen.split(",") if seen else [str(i) for i in range(torch.cuda.device_count())]
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    for device in cycle(devices):
-        with suppress(Timeout), FileLock(cache_dir() / f"gpu-{device}.lock", timeout=1):
-            with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=device):
-                yield
-            return
-
-
-def _reason(error: Exception) -> str:
-    """An error in a line: of one in a notebook's cell its own name and words."""
-    name, words = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    return f"{name}: {' '.join(words.split())}"
-
-
 def _model_key(model: nn.Module) -> str:
     state = tensors_sha256((*model.state_dict().items(), *model.named_buffers()))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -384,7 +230,3 @@ def _commit() -> dict[str, object]:
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
     return {"commit": head, "dirty": bool(changes.strip())}
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from iqa_lib import runs
+from iqa_lib.execute import execute
+from iqa_lib.parameters import declared, read_parameters
 
 SMALL = {"row": "dry_run", "scale": "test", "weights": "random", "max_steps": 1, "max_batch": 1, "workers": 0}
 
@@ -40,9 +42,9 @@ def kadid10k(root):
 
 def run_paper(notebook, tmp_path, trees, **changed):
     """Run a notebook by its `paper.yaml`, cut to a step; gives the record."""
-    parameters = runs.read_parameters(runs.repo_root() / f"params/{notebook}/paper.yaml")
-    parameters |= {name: value for name, value in SMALL.items() if name in runs.declared(notebook)}
-    runs.execute(notebook, tmp_path / "out.ipynb", parameters | {"data_root": str(trees)} | changed)
+    parameters = read_parameters(runs.repo_root() / f"params/{notebook}/paper.yaml")
+    parameters |= {name: value for name, value in SMALL.items() if name in declared(notebook)}
+    execute(notebook, tmp_path / "out.ipynb", parameters | {"data_root": str(trees)} | changed)
     return json.loads((runs.repo_root() / f"outputs/test/{notebook}/dry_run/seed0/run.json").read_text())
 
 
@@ -107,7 +109,7 @@ def test_topiqs_preferences_take_a_step(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset_trees, "PNG", dataset_trees.encoded((64, 64)))
         dataset_trees.bapps(tmp_path / "data" / "bapps")
-    row = runs.read_parameters(runs.repo_root() / "params/06_topiq/preference_bapps.yaml")
+    row = read_parameters(runs.repo_root() / "params/06_topiq/preference_bapps.yaml")
     options = row | dict(row="dry_run", lpips_weights="random", batch_size=2)
     record = run_paper("06_topiq", tmp_path, tmp_path / "data", **options)
     assert record["data"]["test"]["split"] == "val"

@@ -13,12 +13,13 @@ import yaml
 from filelock import FileLock
 from torch import nn
 
-from iqa_lib import runs, tables
+from iqa_lib import parameters, runs, tables
 from iqa_lib.backbones import Weights
 from iqa_lib.data.base import IQADataset, Label, Triplet
+from iqa_lib.execute import one_gpu
 from iqa_lib.losses import preference_bce, preference_mse
 from iqa_lib.metrics import two_afc_accuracy
-from iqa_lib.runs import ParameterError
+from iqa_lib.parameters import ParameterError
 from iqa_lib.training import Task
 
 ROOT = runs.repo_root()
@@ -57,23 +58,23 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_every_parameter_is_annotated_has_a_default_of_its_type_and_a_help_text(notebook):
-    for parameter in runs.declared(notebook).values():
+    for parameter in parameters.declared(notebook).values():
         assert type(parameter.default) is parameter.type, parameter.name
         assert len(parameter.help) > 5, parameter.name
 
 
 @pytest.mark.parametrize("file", AT_A_SCALE, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
 def test_what_a_row_has_of_its_own_at_a_scale_goes_with_a_row(file):
-    values, row = runs.read_parameters(file), file.parents[1] / file.name
-    runs.validate(file.parents[1].name, runs.read_parameters(row, file))
+    values, row = parameters.read_parameters(file), file.parents[1] / file.name
+    parameters.validate(file.parents[1].name, parameters.read_parameters(row, file))
     assert file.parent.name in ("demo", "paper")
     assert values["row"] == file.stem
 
 
 @pytest.mark.parametrize("file", ROWS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_parameter_file_is_valid_and_tells_its_command(file):
-    values = runs.read_parameters(file)
-    runs.validate(file.parent.name, values)
+    values = parameters.read_parameters(file)
+    parameters.validate(file.parent.name, values)
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert any("Command:" in line for line in header)
     assert values["row"] == file.stem
@@ -81,7 +82,7 @@ def test_every_parameter_file_is_valid_and_tells_its_command(file):
 
 def test_rows_hold_only_what_differs_from_the_notebook():
     for file in ROWS:
-        values = runs.read_parameters(file)
+        values = parameters.read_parameters(file)
         if "scale" not in values and file.stem != "official_code":
             assert len(values) <= 5, file
 
@@ -103,26 +104,26 @@ def test_rows_hold_only_what_differs_from_the_notebook():
 )
 def test_a_wrong_parameter_is_named_with_what_is_wanted(values, message):
     with pytest.raises(ParameterError, match="parameters of 03_prfnet") as caught:
-        runs.validate("03_prfnet", values, {"stage": ("1", "2", "all")}, {"dropout": (0, 0.99)})
+        parameters.validate("03_prfnet", values, {"stage": ("1", "2", "all")}, {"dropout": (0, 0.99)})
     assert message in str(caught.value)
 
 
 def test_all_wrong_parameters_are_listed_at_once():
     with pytest.raises(ParameterError) as caught:
-        runs.validate("03_prfnet", {"stgae": 2, "lr_1": "fast", "crop": -1})
+        parameters.validate("03_prfnet", {"stgae": 2, "lr_1": "fast", "crop": -1})
     assert all(name in str(caught.value) for name in ("stgae", "lr_1", "crop"))
 
 
 def test_numbers_become_the_declared_type():
-    resolved = runs.validate("03_prfnet", {"stage": 2, "lr_1": 1}, {"stage": ("1", "2", "all")})
+    resolved = parameters.validate("03_prfnet", {"stage": 2, "lr_1": 1}, {"stage": ("1", "2", "all")})
     assert resolved["stage"] == "2"
     assert resolved["lr_1"] == 1.0
     assert isinstance(resolved["lr_1"], float)
-    assert list(resolved) == list(runs.declared("03_prfnet"))
+    assert list(resolved) == list(parameters.declared("03_prfnet"))
 
 
 def test_zero_is_taken_where_the_help_text_tells_what_it_means():
-    assert runs.validate("01_baselines", {"max_records": 0})["max_records"] == 0
+    assert parameters.validate("01_baselines", {"max_records": 0})["max_records"] == 0
 
 
 def test_start_sees_what_papermill_injected(here, capsys):
@@ -139,7 +140,7 @@ def test_the_command_line_refuses_an_unknown_key_before_any_work(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "iqa_lib.runs",
+        "iqa_lib.execute",
         "03_prfnet",
         str(tmp_path / "out.ipynb"),
         str(tmp_path / "row.yaml"),
@@ -251,7 +252,7 @@ def test_a_demo_number_is_called_one_and_has_a_column_of_its_own(here):
 def test_a_run_that_fails_leaves_its_reason(tmp_path, broken):
     (tmp_path / "row.yaml").write_text(yaml.safe_dump({"scale": "test", "row": "broken", **broken}))
     output = tmp_path / "run.ipynb"
-    call = [sys.executable, "-m", "iqa_lib.runs", "03_prfnet", str(output), str(tmp_path / "row.yaml")]
+    call = [sys.executable, "-m", "iqa_lib.execute", "03_prfnet", str(output), str(tmp_path / "row.yaml")]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     reason = (tmp_path / "failed.txt").read_text()
@@ -262,16 +263,27 @@ def test_a_run_that_fails_leaves_its_reason(tmp_path, broken):
 
 def test_runs_that_go_on_at_once_have_a_gpu_each(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    with FileLock(tmp_path / "gpu-3.lock"), runs.one_gpu():
+    with FileLock(tmp_path / "gpu-3.lock"), one_gpu():
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
-    with runs.one_gpu():
+    with one_gpu():
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with runs.one_gpu():
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with FileLock(tmp_path / "gpu-3.lock"), one_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_the_machines_gpus_are_counted_where_none_are_chosen(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    lister = tmp_path / "nvidia-smi"
+    lister.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: a)'\necho 'GPU 1: B (UUID: b)'\n")
+    lister.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path))
+    with FileLock(tmp_path / "gpu-0.lock"), one_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -284,7 +296,7 @@ def test_the_workflow_plans_every_run_of_every_table(options):
     assert done.returncode == 0, done.stderr
     specified = tables.specifications()
     for run in {run for table in specified.values() for run in tables.wanted(table, scale)}:
-        command = f"iqa_lib.runs {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
+        command = f"iqa_lib.execute {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
         assert command in done.stdout + done.stderr, run
     assert all(f"iqa_lib.tables {scale} {name}" in done.stdout + done.stderr for name in specified)
     assert ("--seed 1 --data-root '/somewhere'" in done.stdout + done.stderr) == bool(options)

@@ -1,0 +1,96 @@
+"""`python -m iqa_lib.execute NOTEBOOK OUTPUT PARAMETERS.yaml ...`: one run of a notebook, by papermill.
+
+Stricter than papermill is: an unknown parameter or one of the wrong type ends it before it begins. Imports no network
+library, so that a row starts at once.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from itertools import cycle
+from pathlib import Path
+from unittest import mock
+
+import papermill
+from filelock import FileLock, Timeout
+
+from iqa_lib.files import atomic, cache_dir, repo_root
+from iqa_lib.parameters import ParameterError, read_parameters, validate
+
+
+def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
+    """Run a notebook by papermill into `output`.
+
+    Raises:
+        ParameterError: A parameter is unknown or of the wrong type.
+        papermill.PapermillExecutionError: A cell failed; `output` shows it.
+    """
+    validate(notebook, parameters)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    source = repo_root() / "notebooks" / f"{notebook}.ipynb"
+    papermill.execute_notebook(str(source), str(output), parameters=dict(parameters), cwd=str(repo_root()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m iqa_lib.execute", description="Execute a notebook with parameter files."
+    )
+    parser.add_argument("notebook", help="name without ending, such as 03_prfnet")
+    parser.add_argument("output", help="the executed notebook to write")
+    parser.add_argument("files", nargs="*", help="YAML files of parameters; later ones go before earlier ones")
+    parser.add_argument("--seed", type=int, help="in place of the files' seed")
+    parser.add_argument("--data-root", help="in place of the files' data_root")
+    arguments = parser.parse_args()
+    own = {"seed": arguments.seed, "data_root": arguments.data_root}
+    parameters = read_parameters(*arguments.files) | {name: value for name, value in own.items() if value is not None}
+    reason = Path(arguments.output).with_name("failed.txt")
+    reason.unlink(missing_ok=True)
+    try:
+        with one_gpu():
+            execute(arguments.notebook, arguments.output, parameters)
+    except Exception as error:
+        with atomic(reason) as temporary:
+            temporary.write_text(_reason(error) + "\n")
+        if not isinstance(error, ParameterError | papermill.PapermillExecutionError):
+            raise
+        sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
+
+
+@contextmanager
+def one_gpu() -> Iterator[None]:
+    """Where there are several GPUs, let this process and its kernels see one that no other run on the machine has."""
+    devices = _gpus()
+    if len(devices) < 2:
+        yield
+        return
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    for device in cycle(devices):
+        with suppress(Timeout), FileLock(cache_dir() / f"gpu-{device}.lock", timeout=1):
+            with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=device):
+                yield
+            return
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, else the machine's."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is not None:
+        return [device for device in seen.split(",") if device]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.splitlines()
+    return [str(number) for number, _ in enumerate(line for line in listed if line.startswith("GPU "))]
+
+
+def _reason(error: Exception) -> str:
+    """An error in a line: of one in a notebook's cell its own name and words."""
+    name, words = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    return f"{name}: {' '.join(words.split())}"
+
+
+if __name__ == "__main__":
+    main()
