@@ -24,8 +24,10 @@ venv: .venv/.done
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+# --nolock: a killed run leaves Snakemake's lock behind, and every file and training step here has one of its own
 reproduce: venv
-	snakemake --cores $(CORES) --keep-going --rerun-triggers mtime params --prioritize outputs/$(SCALE)/tables/prfnet_table2.md \
+	snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime params \
+		--prioritize outputs/$(SCALE)/tables/ahiq_table6.md \
 		$(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS)) \
 		--config scale=$(SCALE) seeds=$(SEEDS) $(if $(DATA),data='$(abspath $(DATA))')
 

@@ -1,7 +1,7 @@
 """Losses of the five papers, each under the paper's own convention; and what chooses an epoch, which is no loss."""
 
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,3 +71,9 @@ def mse_and_norm_in_norm(score: Tensor, target: Tensor) -> Tensor:
 def negative_srocc(score: Tensor, target: Tensor) -> Tensor:
     """-SROCC over all pairs: lower is better. Has no gradient; for `iqa_lib.training.fit(select=...)`."""
     return torch.tensor(-spearmanr(score.numpy(), target.numpy()).statistic)
+
+
+def negative_srocc_and_plcc(score: Tensor, target: Tensor) -> Tensor:
+    """-SROCC and -PLCC, `(2,)`, by which AHIQ's released code chooses the epoch. Likewise for `fit(select=...)`."""
+    plcc = pearsonr(score.double().numpy(), target.double().numpy()).statistic
+    return torch.stack([negative_srocc(score, target), torch.tensor(-plcc)])

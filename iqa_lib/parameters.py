@@ -65,7 +65,7 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
     resolved = {}
     for name, parameter in known.items():
         value = values.get(name, parameter.default)
-        if parameter.type is str and name in choices and type(value) is int:
+        if parameter.type is str and type(value) is int:
             value = str(value)
         if parameter.type is float and type(value) is int:
             value = float(value)

@@ -23,6 +23,7 @@ from iqa_lib.progress import progress
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
 PRECISIONS = ("fp32", "bf16")
+SELECTION = ("selection", "selection_2")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,8 @@ def fit(
         save_every: Steps between checkpoints.
         max_steps: Stop after so many steps; 0 for all.
         select: Keep the weights of the epoch after which this task's loss, over all its data at once, was lowest,
-            instead of the last. The history tells it as `selection`.
+            instead of the last. The history tells it as `selection`. A loss of two numbers, `(2,)`, keeps an epoch
+            if either is below that of the epoch kept before (AHIQ's released code).
         name: Beside the progress bar.
 
     Raises:
@@ -135,7 +137,9 @@ def fit(
     shares = dict(batch_size=batch_size, accumulate=accumulate, seed=seed, first=first, total=total)
     streams = [iter(_loader(task.data, workers, accelerator, **shares)) for task in tasks]
 
-    best = min((row["selection"] for row in history if "selection" in row), default=math.inf)
+    kept = None
+    for values in filter(None, map(_selection, history)):
+        kept = values if _improves(values, kept) else kept
 
     def add_gradients(step: int) -> float:
         loss = 0.0
@@ -170,12 +174,14 @@ def fit(
         history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch, "lr": rate, "loss": loss})
         bar.set_postfix(loss=f"{loss:.4f}")
         if select and ((step + 1) % steps_per_epoch == 0 or step + 1 == total):
-            history[-1]["selection"] = _loss_over_all(model, select, batch_size, workers, device, precision)
-            if not math.isfinite(history[-1]["selection"]):
-                raise FloatingPointError(f"{name}: the selection is {history[-1]['selection']} at step {step}")
-            if history[-1]["selection"] < best and accelerator.is_main_process:
-                save_weights(model, folder / "best.safetensors")
-            best = min(best, history[-1]["selection"])
+            values = _loss_over_all(model, select, batch_size, workers, device, precision)
+            if not all(map(math.isfinite, values)):
+                raise FloatingPointError(f"{name}: the selection is {', '.join(map(str, values))} at step {step}")
+            history[-1] |= dict(zip(SELECTION, values, strict=False))
+            if _improves(values, kept):
+                kept = values
+                if accelerator.is_main_process:
+                    save_weights(model, folder / "best.safetensors")
         if (step + 1) % save_every == 0 and step + 1 < total and accelerator.is_main_process:
             _save(folder, model, updater, history, spent + time.monotonic() - started)
     model.eval()
@@ -263,8 +269,8 @@ def _loader(data: Dataset, workers: int, accelerator: Accelerator, **batches) ->
 @torch.no_grad()
 def _loss_over_all(
     model: nn.Module, task: Task, batch_size: int, workers: int, device: torch.device, precision: str
-) -> float:
-    """A task's loss over all its data at once, in eval mode."""
+) -> list[float]:
+    """A task's loss over all its data at once, in eval mode: its numbers, mostly one."""
     keys = [(0, index) for index in range(len(task.data))]
     outputs, targets = [], []
     model.eval()
@@ -273,7 +279,16 @@ def _loss_over_all(
             outputs.append(model(*to_device(inputs, device)).float().cpu())
         targets.append(target)
     model.train()
-    return task.loss(torch.cat(outputs), torch.cat(targets)).item()
+    return task.loss(torch.cat(outputs), torch.cat(targets)).reshape(-1).tolist()
+
+
+def _selection(row: dict) -> list[float]:
+    """What a step of the history tells of the selection, if anything."""
+    return [row[name] for name in SELECTION if not math.isnan(row.get(name, math.nan))]
+
+
+def _improves(values: list[float], kept: list[float] | None) -> bool:
+    return kept is None or any(value < before for value, before in zip(values, kept, strict=True))
 
 
 def to_device(item: Tensor | list, device: torch.device) -> Tensor | list:

@@ -329,6 +329,34 @@ def test_whatever_their_course_the_first_of_the_best_epochs_is_kept(tmp_path, lo
     assert result.history.selection.dropna().tolist() == list(losses)
 
 
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [(((2, 2), (1, 5), (3, 4), (2, 6)), 1.2), (((2, 2), (3, 3), (1, 4), (2, 5)), 0.9), (((1, 1),) * 4, 0.3)],
+    ids=str,
+)
+def test_of_two_numbers_either_must_improve_on_the_epoch_kept_last(tmp_path, losses, kept):
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return torch.tensor(losses[round(output[0].item() / 0.3) - 1], dtype=torch.float32)
+
+    model, _, result = walk(tmp_path, 0, loss=loss)
+    assert model.weight.item() == pytest.approx(kept)
+    told = result.history[["selection", "selection_2"]].dropna().itertuples(index=False)
+    assert [tuple(row) for row in told] == list(losses)
+
+
+@pytest.mark.parametrize("at", [4, 7, 10])
+def test_a_training_that_selects_by_two_numbers_goes_on_exactly(tmp_path, at):
+    def both(output: Tensor, target: Tensor) -> Tensor:
+        return torch.stack([preference_bce(output, target), -output.std()])
+
+    options = dict(save_every=2, select=Task(held_out(), both))
+    whole, result = train(tmp_path / "whole", **options)
+    interrupted(tmp_path / "parts", at, **options)
+    model, resumed = train(tmp_path / "parts", anew(tmp_path / "parts"), **options)
+    assert same(model.state_dict(), whole.state_dict())
+    pd.testing.assert_frame_equal(resumed.history, result.history, check_exact=True)
+
+
 @pytest.mark.parametrize(("max_steps", "kept"), [(5, 0.5), (2, 0.2), (6, 0.6), (7, 0.6)])
 def test_the_last_step_is_judged_too_where_it_ends_no_epoch(tmp_path, max_steps, kept):
     model, _, result = walk(tmp_path, 0.62 if max_steps == 7 else 9, max_steps=max_steps)

@@ -15,7 +15,9 @@ FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}
 """The axes along which training windows are mirrored."""
 
 
-def windows(protocol: str, height: int, width: int, size: int, count: int = 0, seed=0) -> list[tuple[int, int]]:
+def windows(
+    protocol: str, height: int, width: int, size: int, count: int = 0, seed=0, *, last_place: bool = True
+) -> list[tuple[int, int]]:
     """Top left corners `(top, left)` of the square windows by which one image is looked at.
 
     Args:
@@ -27,6 +29,8 @@ def windows(protocol: str, height: int, width: int, size: int, count: int = 0, s
         size: Side of a window, in pixels.
         count: Number of windows.
         seed: For `"random"`, whatever `numpy.random.default_rng` takes.
+        last_place: For `"random"`; False never draws the last row's and the last column's place, and wants an image
+            larger than the window, as AHIQ's released code does by mistake.
 
     Raises:
         ValueError: Unknown protocol, a window larger than the image, or random windows without a count.
@@ -52,8 +56,10 @@ def windows(protocol: str, height: int, width: int, size: int, count: int = 0, s
         return [places[int((k + 0.5) * len(places) / count)] for k in range(count)]
     if count < 1:
         raise ValueError(f"crop protocol 'random' came with count {count}; wanted the number of windows, at least 1")
+    if not last_place and min(down, right) < 1:
+        raise ValueError(f"crop {size} leaves no place in an image of {width}x{height} under last_place=False")
     rng = np.random.default_rng(seed)
-    return [(int(rng.integers(down + 1)), int(rng.integers(right + 1))) for _ in range(count)]
+    return [(int(rng.integers(down + last_place)), int(rng.integers(right + last_place))) for _ in range(count)]
 
 
 class Crops(Dataset):
@@ -75,6 +81,9 @@ class Crops(Dataset):
             (upside down, as AHIQ's released code does by mistake), `"both"` (each by itself) or `"none"`.
         turn: Turn by 0, 90, 180 or 270 degrees in training, all images of a record alike.
         enlarge: Bring images whose short side is below `size` up to it, bilinearly; otherwise they are an error.
+        averaged: Above 1: a training step sees the pixel by pixel mean of so many windows, float in [0, 1], as AHIQ's
+            released code makes of `num_crop` windows by mistake.
+        last_place: See `windows`.
     """
 
     def __init__(
@@ -89,6 +98,8 @@ class Crops(Dataset):
         flip: str = "none",
         turn: bool = False,
         enlarge: bool = False,
+        averaged: int = 1,
+        last_place: bool = True,
     ):
         if protocol not in PROTOCOLS:
             raise ValueError(f"crop protocol came as {protocol!r}; wanted one of {PROTOCOLS}")
@@ -96,10 +107,13 @@ class Crops(Dataset):
             raise ValueError(f"flip came as {flip!r}; wanted one of {tuple(FLIPS)}")
         if draws < 0:
             raise ValueError(f"draws came as {draws}; wanted 0 (one window) or more")
+        if averaged < 1 or (averaged > 1 and (draws or protocol != "random")):
+            raise ValueError(f"averaged came as {averaged}; wanted 1, or more under protocol 'random' without draws")
         if turn and protocol == "whole":
             raise ValueError("turn=True came with whole images, which need not be square: give a protocol of windows")
         self.dataset, self.protocol, self.size, self.count = dataset, protocol, size, count
         self.seed, self.draws, self.flip, self.turn, self.enlarge = seed, draws, flip, turn, enlarge
+        self.averaged, self.last_place = averaged, last_place
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -108,9 +122,9 @@ class Crops(Dataset):
         epoch, index = key
         *images, target = self.dataset.read(index)
         images, rng = [self._large_enough(image) for image in images], self.draw(epoch, index)
-        count = max(self.count, self.draws) if self.protocol == "random" else self.count
-        places = windows(self.protocol, *images[0].shape[1:], self.size, count, rng)
-        picked = self.pick(rng, len(places))
+        count = max(self.count, self.draws, self.averaged) if self.protocol == "random" else self.count
+        places = self._windows(images[0], count, rng)
+        picked = range(self.averaged) if self.averaged > 1 else self.pick(rng, len(places))
         images = [torch.stack([self._cut(image, places[i]) for i in picked]) for image in images]  # (draws, 3, S, S)
         for axis in FLIPS[self.flip]:
             if rng.random() < 0.5:
@@ -118,6 +132,8 @@ class Crops(Dataset):
         if self.turn:
             quarters = int(rng.integers(4))
             images = [image.rot90(quarters, (-2, -1)) for image in images]
+        if self.averaged > 1:
+            images = [(image.float() / 255).mean(0, keepdim=True) for image in images]
         return *(images if self.draws else [image[0] for image in images]), target
 
     def pick(self, rng: np.random.Generator, count: int) -> list[int]:
@@ -143,8 +159,11 @@ class Crops(Dataset):
     def cut(self, image: Tensor, seed=0) -> Tensor:
         """Every window of one image `(3, H, W)`: `(K, 3, size, size)`."""
         image = self._large_enough(image)
-        places = windows(self.protocol, *image.shape[1:], self.size, self.count, seed)
+        places = self._windows(image, self.count, seed)
         return torch.stack([self._cut(image, window) for window in places])
+
+    def _windows(self, image: Tensor, count: int, seed) -> list[tuple[int, int]]:
+        return windows(self.protocol, *image.shape[1:], self.size, count, seed, last_place=self.last_place)
 
     def _large_enough(self, image: Tensor) -> Tensor:
         return _short_side_to(image, self.size) if self.enlarge and min(image.shape[1:]) < self.size else image

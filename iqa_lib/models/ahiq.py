@@ -19,7 +19,10 @@ Both trunks are frozen and cut after the last map that is used: of the ViT block
 Three more of its flaws change no number, only the cost, and are left out (`benchmarks/ahiq.py` measures it): whole
 trunks are computed and most of them thrown away, in training with a graph for gradients nobody uses; the offsets are
 computed for each picture anew; the regressor validates in training mode, which nothing in it tells from the other.
-What it does otherwise to data, schedule and evaluation concerns those.
+What it does otherwise to data, schedule and evaluation are parameters of the notebook, set together in
+`params/04_ahiq/official_code.yaml`: vertical flips, windows that never lie at the far edges, several windows averaged
+pixel by pixel, scores scaled file by file, a cosine stepped every iteration, the epoch kept when either correlation
+rises, the last batch dropped.
 
 Both trunks see images normalised to mean and deviation 0.5, as the released heads were trained, though ResNet50's own
 weights had ImageNet's statistics: `norm` holds the other readings.
