@@ -24,7 +24,7 @@ REPORT = (
 
 def records(table):
     """Records that a table is made of, one a run and seed."""
-    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=tables.wanted(TABLES[table], SCALE), seed=SEEDS)
+    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=tables.wanted(table, SCALE), seed=SEEDS)
 
 
 def parameters(wildcards):
@@ -36,6 +36,7 @@ def parameters(wildcards):
 rule report:
     input:
         expand(f"{FOLDER}/{{table}}.md", table=TABLES),
+        [record for table in TABLES.values() for record in records(table)],  # a row that failed is tried again
         "notebooks/07_tables.ipynb",
     output:
         f"{FOLDER}/report.html",
@@ -46,7 +47,7 @@ rule report:
 rule table:
     input:
         "params/tables.yaml",
-        lambda wildcards: records(wildcards.table),
+        lambda wildcards: records(TABLES[wildcards.table]),
     output:
         f"{FOLDER}/{{table}}.md",
     shell:
