@@ -33,10 +33,15 @@ def parameters(wildcards):
     return [path for file in files if (path := Path("params", wildcards.notebook, file)).exists()]
 
 
+rule all:
+    input:
+        f"{FOLDER}/report.html",
+        [record for table in TABLES.values() for record in records(table)],  # a row that failed is tried again
+
+
 rule report:
     input:
         expand(f"{FOLDER}/{{table}}.md", table=TABLES),
-        [record for table in TABLES.values() for record in records(table)],  # a row that failed is tried again
         "notebooks/07_tables.ipynb",
     output:
         f"{FOLDER}/report.html",
