@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -330,3 +331,11 @@ def test_notebooks_are_executed_thin_and_light(path):
             assert cell.source.count("\n") <= 28, cell.source
             assert "class " not in cell.source
             assert "def " not in cell.source
+
+
+def test_every_interval_in_the_readme_comes_from_the_recorded_tables():
+    results = (ROOT / "README.md").read_text().partition("## Results")[2].partition("\n## ")[0]
+    recorded = (ROOT / "docs" / "demo_results.md").read_text()
+    intervals = re.findall(r"[+-]?\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", results)
+    assert len(intervals) > 40
+    assert not [interval for interval in intervals if interval not in recorded]
