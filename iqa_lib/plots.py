@@ -1,6 +1,7 @@
 """Figures, each a function that returns it: titles, units, colour bars and directions are in the picture."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -190,7 +191,7 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
     """
     drawn = {name: part for name, part in lines.groupby("column", sort=False) if part.ours.notna().any()}
     rows = list(lines[lines.ours.notna()].row.unique())
-    size = 2.2 + 2.6 * len(drawn), 1.3 + 0.26 * len(rows)
+    size = max(6.6, 2.2 + 2.2 * len(drawn)), 1.8 + 0.26 * len(rows)
     figure, axes = plt.subplots(1, len(drawn), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for axis, (column, part) in zip(axes[0], drawn.items(), strict=True):
         part = part.set_index("row").reindex(rows)
@@ -200,11 +201,15 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
         if part.paper.notna().any():
             axis.plot(part.paper.astype(float), places, "D", color="C1", fillstyle="none", label="paper")
         lower = "lower" if column.startswith(("RMSE", "distance")) else "higher"
-        axis.set(xlabel=f"{column} ({lower} is better)", ylim=(len(rows) - 0.5, -0.5))
+        axis.set_title(fill(column, 18), fontsize=9)
+        axis.set(xlabel=f"{lower} is better", ylim=(len(rows) - 0.5, -0.5))
         axis.grid(axis="y", color="0.9")
         sns.despine(ax=axis)
     axes[0, 0].set_yticks(range(len(rows)), rows)
-    axes[0, -1].legend(fontsize=7, loc="best")
+    handles = {
+        label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, fontsize=7, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title)
     return _done(figure)
 
