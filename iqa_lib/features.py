@@ -79,7 +79,7 @@ class FixedFeatures(Dataset):
         crops: Windows by a fixed protocol, neither flipped nor turned.
         model: Has `extract(images) -> list of maps` and a frozen `backbone`. Where that is a `ModuleDict` of trunks,
             each makes one of the maps; they are kept apart, and models share those of a trunk that both have.
-        max_batch: Windows that go through the trunk at a time.
+        max_batch: Windows of an image that go through the trunk at a time.
 
     Raises:
         ValueError: The trunk is not frozen, or the windows are not fixed.
@@ -145,25 +145,18 @@ class FixedFeatures(Dataset):
 
     @torch.inference_mode()
     def _compute(self, missing: dict[Path, Path], part: nn.Module, max_batch: int) -> None:
-        """Put the windows of the images through the trunk and keep each image's maps in its file."""
+        """Put the windows of the images through the trunk and keep each image's maps in its file.
+
+        Image by image: what shares a batch changes a convolution's last bits, and no other image may change these.
+        """
         device = best_device()
         part.to(device).eval()
-        group = {}
-        for path in progress(missing, "features of the frozen trunk"):
-            windows = self.crops.cut(read_image(path))  # (K, 3, h, w)
-            if group and sum(map(len, group.values())) + len(windows) > max_batch:
-                self._keep(group, part, max_batch, device)
-                group = {}
-            group[missing[path]] = windows
-        if group:
-            self._keep(group, part, max_batch, device)
-
-    def _keep(self, group: dict[Path, Tensor], part: nn.Module, max_batch: int, device: torch.device) -> None:
         extract = getattr(part, "extract", lambda images: [part(images)])
-        batches = torch.cat(list(group.values())).split(max_batch)
-        parts = [[scale.cpu() for scale in extract(to_device(batch, device))] for batch in batches]
-        maps = [torch.cat(scale) for scale in zip(*parts, strict=True)]  # each (windows of the group, C, h, w)
-        shares = zip(*(scale.split([len(windows) for windows in group.values()]) for scale in maps), strict=True)
-        for file, scales in zip(group, shares, strict=True):
+        for path, file in progress(missing.items(), "features of the frozen trunk"):
+            batches = self.crops.cut(read_image(path)).split(max_batch)
+            parts = [[scale.cpu() for scale in extract(to_device(batch, device))] for batch in batches]
+            maps = {
+                f"map{i}": torch.cat(scale) for i, scale in enumerate(zip(*parts, strict=True))
+            }  # each (K, C, h, w)
             with atomic(file) as temporary:
-                save_file({f"map{i}": scale.clone() for i, scale in enumerate(scales)}, temporary)
+                save_file(maps, temporary)

@@ -425,7 +425,7 @@ def test_features_are_those_of_the_windows(tmp_path, cache, trunk, counted, opti
         for image, scales in zip(images, maps, strict=True):
             with torch.inference_mode():
                 expected = trunk.extract(image.float() / 255)
-            torch.testing.assert_close(scales, expected, rtol=1e-4, atol=1e-4)
+            assert equal(scales, expected), "bits that hang on which other images there are"
         places = [place(window) for window in images[0]]
         for epoch in range(4):
             *drawn_images, _ = crops[epoch, index]
