@@ -417,7 +417,7 @@ def branch_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], branches: 
 
 
 def srocc_by_kind(tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] = {}) -> Figure:
-    """SROCC within each type of distortion, one point a method.
+    """SROCC within each type of distortion, one point a method; none where scores or predictions are all equal.
 
     Args:
         tables: Predictions of pairs by method, with `kind`, `target`, `prediction`.
@@ -427,6 +427,7 @@ def srocc_by_kind(tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] =
         (kind, method, signs.get(method, 1) * part.prediction.corr(part.target, method="spearman"))
         for method, table in tables.items()
         for kind, part in table.groupby("kind")
+        if part[["prediction", "target"]].nunique().min() > 1
     ]
     table = pd.DataFrame(rows, columns=["kind", "method", "srocc"])
     order = table.groupby("kind").srocc.mean().sort_values(ascending=False).index
