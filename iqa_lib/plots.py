@@ -294,7 +294,7 @@ def sampling(image: Tensor, offsets: Tensor, places: Sequence[tuple[float, float
         outside = ((start + moved < 0) | (start + moved > extent)).any(dim=1).sum()
         axis.set_xlim(-0.5 * extent[1], 1.5 * extent[1])
         axis.set_ylim(1.5 * extent[0], -0.5 * extent[0])
-        axis.set_title(f"row {row}, column {column} of {height}x{width}: {outside} of 9 outside", fontsize=8)
+        axis.set_title(f"row {row}, column {column} of {height}x{width}\n{outside} of 9 look outside", fontsize=8)
     figure.suptitle("taps of the 3x3 convolution (points) and where they look (arrow heads)", fontsize=9)
     return _done(figure)
 
@@ -420,7 +420,7 @@ def srocc_by_kind(tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] =
     """SROCC within each type of distortion, one point a method; none where scores or predictions are all equal.
 
     Args:
-        tables: Predictions of pairs by method, with `kind`, `target`, `prediction`.
+        tables: Predictions of the same pairs by method, with `kind`, `target`, `prediction`.
         signs: -1 for methods whose lower score is better.
     """
     rows = [
@@ -431,11 +431,12 @@ def srocc_by_kind(tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] =
     ]
     table = pd.DataFrame(rows, columns=["kind", "method", "srocc"])
     order = table.groupby("kind").srocc.mean().sort_values(ascending=False).index
+    counts = next(iter(tables.values())).kind.value_counts()
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.19 * len(order)), layout="constrained")
     sns.stripplot(table, y="kind", x="srocc", hue="method", order=order, jitter=False, ax=axis)
     axis.axvline(0, color="0.7", linewidth=0.8)
-    axis.set(title="SROCC within each type of distortion (higher is better)", xlabel="SROCC", ylabel="")
-    axis.tick_params(axis="y", labelsize=6.5)
+    axis.set(title="SROCC within each type of distortion (pictures)", xlabel="SROCC (higher is better)", ylabel="")
+    axis.set_yticks(range(len(order)), [f"{kind} ({counts[kind]})" for kind in order], fontsize=6.5)
     axis.legend(frameon=False, fontsize=7)
     sns.despine(ax=axis)
     return _done(figure)
