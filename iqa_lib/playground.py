@@ -4,6 +4,7 @@ Each view is a widget (`explore`, `compare`, `browse`) and, from the same functi
 (`pair`, `choice`, `run_tables`), so that a page on which no widget runs shows the same.
 """
 
+import gc
 import html
 import io
 import time
@@ -73,6 +74,7 @@ class Playground:
         self._spoilt = lru_cache(maxsize=32)(self._spoil)
         self._features = lru_cache(maxsize=4)(self._extract)
         self._seen = lru_cache(maxsize=32)(self._look)
+        gc.freeze()  # a figure leaves cycles, and to look for them among all of torch's objects takes half a second
 
     def add(self, name: str, picture: Image.Image) -> str:
         """Take a picture among the references, cut to 512x384 (or 384x512), for which the levels are made.
@@ -315,6 +317,7 @@ def _table(table: pd.DataFrame) -> str:
     """A table as HTML, its index as first column, if it has a name."""
     table = table.reset_index() if table.index.name else table
     text = table.to_html(float_format="{:.4g}".format, na_rep="", border=0, justify="left", index=False)
+    text = text.replace("<th>", "<th style='text-align: left'>")  # JupyterLab's own style puts them right
     return f"<div style='white-space: nowrap; line-height: 1.3'>{text}</div>"
 
 

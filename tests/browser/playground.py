@@ -43,7 +43,7 @@ def main() -> int:
         server.wait()
     for name, taken in seconds.items():
         print(f"{taken:6.2f} s  {name}")
-    print(f"{max(seconds.values()):6.2f} s  the slowest; screenshots in {OUT.relative_to(ROOT)}")
+    print(f"{max(seconds.values()):6.2f} s  the slowest answer; screenshots in {OUT.relative_to(ROOT)}")
     return 0
 
 
@@ -79,7 +79,7 @@ def start(jupyter: str) -> tuple[subprocess.Popen, str]:
 
 
 def visit(page: Page, address: str) -> dict[str, float]:
-    """Run the notebook, use every view; gives the seconds each answer took."""
+    """Run the notebook, use every view; gives the seconds that each answer took."""
     page.goto(address)
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     page.wait_for_function(
@@ -95,26 +95,20 @@ def visit(page: Page, address: str) -> dict[str, float]:
     page.wait_for_function(
         "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=120_000
     )
-    seconds = {"the whole notebook": time.perf_counter() - started}
-    seconds |= explored(page, explore) | compared(page, compare) | browsed(page, browse)
-    return seconds
+    print(f"{time.perf_counter() - started:6.2f} s  the whole notebook")
+    return explored(page, explore) | compared(page, compare) | browsed(page, browse)
 
 
 def explored(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
     picture = view.locator("img")
-    seconds = {}
-    for step, key in enumerate(("ArrowLeft", "ArrowLeft", "ArrowRight"), 1):
-        move = partial(press, slider(view, "level"), key)
-        seconds[f"explore: level, step {step}"] = answered(picture, move)
-    for step in range(6):
-        move = partial(press, slider(view, "distortion"), "ArrowLeft")
-        seconds[f"explore: distortion, step {step + 1}"] = answered(picture, move)
+    seconds = moved(view, picture, "level", ["ArrowLeft"] * 4 + ["End"])
     shot(view, "explore")
+    seconds |= moved(view, picture, "distortion", ["Home"] + ["ArrowRight"] * 24)
     for name in ("astronaut", "leaves00"):
-        seconds[f"explore: reference {name}"] = answered(picture, partial(view.locator("select").select_option, name))
+        seconds[f"reference {name}"] = answered(picture, partial(view.locator("select").select_option, name))
     own = OUT / "explore.png"
-    seconds["explore: a picture of your own"] = answered(picture, partial(upload, page, view, own))
+    seconds["a picture of your own"] = answered(picture, partial(upload, page, view, own))
     assert view.locator("select").input_value(), "the uploaded picture is not among the references"
     broken = OUT / "broken.png"
     broken.write_bytes(own.read_bytes()[:2000])
@@ -135,11 +129,11 @@ def compared(page: Page, view: Locator) -> dict[str, float]:
 
 def browsed(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
-    picture = view.locator("img")
-    seconds = {
-        "browse: another figure": answered(picture, lambda: view.locator("select").nth(1).select_option("training"))
-    }
-    view.locator("select").nth(1).select_option("worst_mistakes")
+    picture, run, figure = view.locator("img"), view.locator("select").nth(0), view.locator("select").nth(1)
+    run.select_option("smoke/08_playground/default/seed0")
+    figure.locator("option", has_text="choice").wait_for(state="attached")
+    seconds = {"browse: another figure": answered(picture, partial(figure.select_option, "training"))}
+    figure.select_option("worst_mistakes")
     view.get_by_text("worst mistakes").first.wait_for()
     page.wait_for_timeout(500)
     shot(view, "browse")
@@ -147,11 +141,21 @@ def browsed(page: Page, view: Locator) -> dict[str, float]:
 
 
 def slider(view: Locator, name: str) -> Locator:
-    """The handle of the slider with that description."""
-    return view.locator(".widget-hslider", has=view.page.get_by_text(name, exact=True)).locator(".noUi-handle")
+    """The slider with that description."""
+    return view.locator(".widget-hslider", has=view.page.get_by_text(name, exact=True))
 
 
-def press(handle: Locator, key: str) -> None:
+def moved(view: Locator, picture: Locator, name: str, keys: list[str]) -> dict[str, float]:
+    """Seconds that a slider's answers take, by what it then stands at."""
+    seconds = {}
+    for key in keys:
+        taken = answered(picture, partial(press, slider(view, name), key))
+        seconds[f"{name} {slider(view, name).locator('.widget-readout').inner_text()}"] = taken
+    return seconds
+
+
+def press(control: Locator, key: str) -> None:
+    handle = control.locator(".noUi-handle")
     handle.focus()
     handle.press(key)
 
@@ -164,12 +168,12 @@ def upload(page: Page, view: Locator, file: Path) -> None:
 
 def answered(picture: Locator, act: Callable[[], object]) -> float:
     """Seconds from an action to another picture on the screen."""
-    before, started = picture.get_attribute("src"), time.perf_counter()
+    seen = [picture.element_handle(), picture.get_attribute("src")]
+    started = time.perf_counter()
     act()
-    while picture.get_attribute("src") == before:
-        if time.perf_counter() - started > SECONDS:
-            raise SystemExit(f"no answer within {SECONDS} s")
-        time.sleep(0.01)
+    picture.page.wait_for_function(
+        "([picture, before]) => picture.src !== before", arg=seen, polling=10, timeout=SECONDS * 1000
+    )
     return time.perf_counter() - started
 
 
