@@ -1,6 +1,7 @@
 """What CFANet costs: seconds against the multiply-adds at this machine's matrix rate, bf16's drift, peak memory.
 
 python benchmarks/topiq.py                          a 384x512 pair: fp32, folded, bf16
+python benchmarks/topiq.py --compile                the folded network compiled, too: needs a C++ compiler, a minute
 python benchmarks/topiq.py --busy                   the same on a machine that does other work too
 python benchmarks/topiq.py --large 3000x4000        peak memory of this process on one pair of that size, folded
 python benchmarks/topiq.py --checkpoint cfanet.pth  with the authors' weights: bf16's drift on what is worth scoring
@@ -8,7 +9,8 @@ python benchmarks/topiq.py --checkpoint cfanet.pth  with the authors' weights: b
 Every round times the matrix product and each variant once, and the least of all rounds counts. Other processes make
 that worthless: --busy counts one thread's processor seconds instead. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_MMAP_THRESHOLD_=8000000000 in the environment keep the allocator from giving memory back to the system between
-layers. Weights are random unless given: neither time nor memory depends on them.
+layers; TORCHINDUCTOR_FREEZING=1 lets the compiler lay out the weights once and join activations to convolutions.
+Weights are random unless given: neither time nor memory depends on them.
 """
 
 import argparse
@@ -42,7 +44,7 @@ def distorted_by(reference: Tensor, strength: float) -> Tensor:
     return torch.lerp(reference, torch.rand_like(reference), strength)
 
 
-def speed(model: CFANet, height: int, width: int, rounds: int, busy: bool) -> None:
+def speed(model: CFANet, height: int, width: int, rounds: int, busy: bool, compiled: bool) -> None:
     device, folded = best_device(), model.folded()
     clock = time.process_time if busy else time.perf_counter
     reference = torch.rand(1, 3, height, width, device=device)
@@ -58,15 +60,21 @@ def speed(model: CFANet, height: int, width: int, rounds: int, busy: bool) -> No
         "bf16": lambda: autocast(model, *images),
         "bf16 folded": lambda: autocast(folded, *images),
     }
+    if compiled:
+        fast = torch.compile(folded)
+        calls |= {"fp32 compiled": lambda: fast(*images), "bf16 compiled": lambda: autocast(fast, *images)}
+        started = time.perf_counter()
+        drift = {kind: (calls[f"{kind} compiled"]() - calls["fp32"]()).abs().max().item() for kind in ("fp32", "bf16")}
+        print(f"compiled in {time.perf_counter() - started:.0f} s; scores move by {drift}")
     times = [{name: seconds(call, device, clock) for name, call in calls.items()} for _ in range(rounds + 1)][1:]
     least = {name: min(row[name] for row in times) for name in calls}
     rate = 2 * SIDE**3 / least.pop("matrix")
     floor = operations / rate
     print(f"CFANet, a pair of {height}x{width}, {device}, {torch.get_num_threads()} threads, least of {rounds} rounds")
     print(f"  {operations / 2e9:.2f} G multiply-adds; fp32 matrix product of {SIDE}: {rate / 1e9:.0f} GFLOP/s")
-    print(f"  floor        {floor:.3f} s")
+    print(f"  floor          {floor:.3f} s")
     for name, value in least.items():
-        print(f"  {name:12} {value:.3f} s  {value / floor:.2f} x floor  {value / least['fp32']:.2f} x fp32")
+        print(f"  {name:14} {value:.3f} s  {value / floor:.2f} x floor  {value / least['fp32']:.2f} x fp32")
 
 
 def drift(model: CFANet, height: int, width: int, pairs: int) -> None:
@@ -104,6 +112,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a file of the authors' weights")
     parser.add_argument("--rounds", type=int, default=10, help="to take the least of")
     parser.add_argument("--pairs", type=int, default=8, help="to measure bf16's drift on")
+    parser.add_argument("--compile", action="store_true", help="time the compiled network too")
     parser.add_argument("--busy", action="store_true", help="processor seconds of one thread (CPU only)")
     options = parser.parse_args()
     if options.busy:
@@ -115,7 +124,7 @@ def main() -> None:
     if options.large:
         large(model, *options.large)
     else:
-        speed(model, *options.size, options.rounds, options.busy)
+        speed(model, *options.size, options.rounds, options.busy, options.compile)
         drift(model, *options.size, options.pairs)
 
 

@@ -227,7 +227,11 @@ class CFANet(nn.Module):
         return model.eval()
 
     def folded(self) -> "CFANet":
-        """A frozen copy for prediction, BatchNorm folded into the convolution before it: equal scores, in less time."""
+        """A frozen copy for prediction, BatchNorm folded into the convolution before it: equal scores, in less time.
+
+        For many pictures of one size `torch.compile(model.folded())`, with `TORCHINDUCTOR_FREEZING=1` in the
+        environment, saves a tenth of the time on a CPU, after a minute of compiling; see `benchmarks/topiq.py`.
+        """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.backbone.modules():
             for (conv_name, conv), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
