@@ -1,7 +1,8 @@
 # make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
 # make lab: JupyterLab                                        make venv: only sets up
 # make test-browser: the playground in a real browser; wants Chromium (apt install chromium), not run by `make test`
-# SCALE=paper DATA=/path/to/data SEEDS=5 CORES=8: the papers' own data sets, more seeds, more rows at a time
+# SCALE=paper DATA=/path/to/data SEEDS=5: the papers' own data sets, more seeds
+# CORES=8: more rows or tests at a time
 SCALE ?= demo
 SEEDS ?= 1
 CORES ?= 2
@@ -34,8 +35,8 @@ reproduce: venv
 test: venv
 	ruff check .
 	ruff format --check .
-	pytest
-	pytest --nbval notebooks
+	pytest -n $(CORES) --dist worksteal
+	OMP_NUM_THREADS=1 pytest --nbval notebooks -n $(CORES) --dist loadfile
 
 .venv-browser/.done: Makefile
 	test -x .venv-browser/bin/python || $(PYTHON) -m venv .venv-browser

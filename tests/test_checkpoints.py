@@ -116,7 +116,9 @@ def test_code_in_a_file_does_not_run(save, state, tmp_path, zipped):
     assert (tmp_path / "trapped").exists()  # so it was a trap
 
 
-@pytest.mark.parametrize("extra", [argparse.Namespace(lr=0.1), nn.Linear(1, 1), os.path.join], ids=repr)
+@pytest.mark.parametrize(
+    "extra", [argparse.Namespace(lr=0.1), nn.Linear(1, 1), os.path.join], ids=["namespace", "module", "function"]
+)
 def test_objects_beside_tensors_are_refused_with_a_way_out(save, state, extra):
     file = save({"params": state, "extra": extra})
     with pytest.raises(WeightsError, match=r"file\.pt .*could run code when read") as caught:
