@@ -152,9 +152,11 @@ def prediction_table(
 
 @torch.inference_mode()
 def look(
-    model: nn.Module, views: IQADataset | Crops, index: int, window: int = 0
+    model: nn.Module, views: IQADataset | Crops, index: int, window: int | None = None
 ) -> tuple[list[Tensor], float, dict[str, Tensor]]:
     """What a model makes of one record, with its maps: of the whole images of a data set, or of one window of `Crops`.
+
+    Without a number it is the window where the reference varies most: the first may be a piece of sky.
 
     Returns:
         The images `(3, H, W)` in [0, 1]; the score, or for triplets the probability that B is the closer one; the maps.
@@ -162,7 +164,8 @@ def look(
     model.eval()
     if isinstance(views, Crops):
         *cut, _ = views.all(index)
-        images, records = [image[window].float() / 255 for image in cut], views.dataset.records
+        chosen = cut[0].float().std(dim=(1, 2, 3)).argmax() if window is None else window
+        images, records = [image[chosen].float() / 255 for image in cut], views.dataset.records
     else:
         (*images, _), records = views[index], views.records
     output, maps = model(*to_device([i[None] for i in images], next(model.parameters()).device), return_maps=True)

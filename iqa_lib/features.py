@@ -155,8 +155,6 @@ class FixedFeatures(Dataset):
         for path, file in progress(missing.items(), "features of the frozen trunk"):
             batches = self.crops.cut(read_image(path)).split(max_batch)
             parts = [[scale.cpu() for scale in extract(to_device(batch, device))] for batch in batches]
-            maps = {
-                f"map{i}": torch.cat(scale) for i, scale in enumerate(zip(*parts, strict=True))
-            }  # each (K, C, h, w)
+            maps = [torch.cat(scale) for scale in zip(*parts, strict=True)]  # (K, C, h, w) each
             with atomic(file) as temporary:
-                save_file(maps, temporary)
+                save_file({f"map{i}": scale for i, scale in enumerate(maps)}, temporary)

@@ -182,7 +182,8 @@ def test_look_shows_what_predict_says(triplets, prfnet):
 def test_look_shows_a_window_of_crops(triplets, prfnet):
     crops = Crops(triplets, "grid", 32, count=0)
     outputs = window_outputs(prfnet, crops)
-    for options, window in (((), 0), ((3,), 3), ((5,), 5)):
+    spread = [window.double().std().item() for window in crops.all(5)[0]]
+    for options, window in (((), spread.index(max(spread))), ((0,), 0), ((3,), 3), ((5,), 5)):
         images, value, maps = look(prfnet.train(), crops, 5, *options)
         expected = [image[window] / 255 for image in crops.all(5)[:3]]
         assert all(torch.equal(image, cut) for image, cut in zip(images, expected, strict=True))
@@ -190,6 +191,16 @@ def test_look_shows_a_window_of_crops(triplets, prfnet):
         assert maps["gate_w2"].shape[:2] == (1, 1)
     with pytest.raises(IndexError):
         look(prfnet, crops, 5, 6)
+
+
+def test_look_without_a_number_shows_the_window_that_varies_most(pairs):
+    crops = Crops(pairs, "grid", 16, count=0)
+    shown = []
+    for index in range(len(pairs)):
+        windows = crops.all(index)[0] / 255
+        shown.append(windows.double().flatten(1).std(dim=1).argmax().item())
+        assert torch.equal(look(Difference(), crops, index)[0][0], windows[shown[-1]])
+    assert set(shown) != {0}
 
 
 @pytest.mark.parametrize("as_crops", [False, True])
