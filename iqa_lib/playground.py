@@ -29,6 +29,9 @@ from iqa_lib.images import decoding, from_pil
 from iqa_lib.models import CFANet
 from iqa_lib.training import to_device
 
+# Every figure leaves cycles; to look for them among all that was imported too takes half a second, now and then.
+gc.freeze()
+
 KINDS = {kind.name: kind.number for kind in DISTORTIONS}
 DPI = 80
 
@@ -74,7 +77,6 @@ class Playground:
         self._spoilt = lru_cache(maxsize=32)(self._spoil)
         self._features = lru_cache(maxsize=4)(self._extract)
         self._seen = lru_cache(maxsize=32)(self._look)
-        gc.freeze()  # a figure leaves cycles, and to look for them among all of torch's objects takes half a second
 
     def add(self, name: str, picture: Image.Image) -> str:
         """Take a picture among the references, cut to 512x384 (or 384x512), for which the levels are made.

@@ -1,6 +1,8 @@
 """The playground without a browser: stills, and widgets whose values are set as a hand would."""
 
+import gc
 import io
+import weakref
 from datetime import UTC, datetime
 
 import ipywidgets as widgets
@@ -52,6 +54,15 @@ def inside(view, kind):
     """All widgets of a kind in a view, in order."""
     found = [view] if isinstance(view, kind) else []
     return found + [widget for child in getattr(view, "children", ()) for widget in inside(child, kind)]
+
+
+def test_a_playground_that_another_replaces_is_given_back(folder):
+    ground = Playground(folder, metrics=["psnr"], scenes=1)
+    ground.pair("coffee", JPEG)
+    alive = weakref.ref(ground)
+    del ground
+    gc.collect()
+    assert alive() is None
 
 
 def test_the_board_holds_the_scores_that_score_gives(ground, folder):
