@@ -27,7 +27,7 @@ from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
 from iqa_lib.parameters import ParameterError as ParameterError
 from iqa_lib.parameters import declared, validate
-from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
+from iqa_lib.training import Fit, Task, fit, peak_memory, resolved_precision, save_weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
 
@@ -174,6 +174,8 @@ def start(notebook: str, namespace: Mapping[str, object], *, choices: Mapping = 
     values = {name: namespace[name] for name in declared(notebook) if name in namespace}
     values |= {name: namespace[name] for name in injected(namespace)}
     resolved = validate(notebook, values, choices, limits)
+    if "precision" in resolved:
+        resolved["precision"] = resolved_precision(resolved["precision"])
     torch.manual_seed(resolved["seed"])
     folder = repo_root() / "outputs" / resolved["scale"] / notebook / resolved["row"] / f"seed{resolved['seed']}"
     print(f"{folder.relative_to(repo_root())}")

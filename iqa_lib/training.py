@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 import resource
 import sys
 import time
@@ -22,7 +24,7 @@ from iqa_lib.progress import progress
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
 SELECTION = ("selection", "selection_2")
 
 
@@ -87,7 +89,7 @@ def fit(
             zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code).
         schedule_epochs: See `schedule`.
         lr_end: Learning rate that a cosine falls to instead of zero.
-        precision: `"fp32"`, or `"bf16"` autocast.
+        precision: `"fp32"`, `"bf16"` autocast, or `"auto"`: see `resolved_precision`.
         accumulate: Parts that a batch is computed in, to save memory.
         seed: See above.
         workers: Processes that read ahead.
@@ -121,7 +123,7 @@ def fit(
     if (folder / "fit.json").exists():
         return _load_finished(model, folder)
     accelerator = Accelerator(mixed_precision="no")
-    device = accelerator.device
+    device, precision = accelerator.device, resolved_precision(precision, accelerator.device)
     if batch_size % (accumulate * accelerator.num_processes):
         raise ValueError(
             f"batch_size {batch_size} cannot be shared by {accelerator.num_processes} processes x {accumulate}"
@@ -199,6 +201,29 @@ def fit(
 def best_device() -> torch.device:
     """The GPU of this process, else the CPU, as Accelerate sees it."""
     return Accelerator(mixed_precision="no").device
+
+
+def resolved_precision(precision: str, device: torch.device | None = None) -> str:
+    """`"auto"` as bf16 on a device that computes it natively, else as fp32; another precision as it is.
+
+    Emulated, as on a CPU without bf16 instructions, bf16 takes ten times as long as fp32.
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if _has_native_bf16(device or best_device()) else "fp32"
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    vectors = torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "SVE"))
+    allowed = any(name in limit for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX"))
+    return device.type == "cpu" and vectors and allowed and _cpu_lists_bf16()
+
+
+def _cpu_lists_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    return cpuinfo.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text()) is not None
 
 
 def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per_epoch: int = 1) -> float:
