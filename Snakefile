@@ -9,7 +9,7 @@ With --keep-going a row that fails does not stop the others; the tables then sho
 
 from pathlib import Path
 
-from iqa_lib import tables
+from iqa_lib.lab import tables
 
 SCALE = config.get("scale", "demo")
 SEEDS = range(int(config.get("seeds", 1)))
@@ -56,7 +56,7 @@ rule table:
     output:
         f"{FOLDER}/{{table}}.md",
     shell:
-        "python -m iqa_lib.tables {SCALE} {wildcards.table}"
+        "python -m iqa_lib.lab.tables {SCALE} {wildcards.table}"
 
 
 rule run:
@@ -73,9 +73,9 @@ rule run:
         mem_mb=4_000 if SCALE == "demo" else 32_000,
         runtime="1h" if SCALE == "demo" else "48h",
     shell:
-        "OMP_NUM_THREADS={threads} python -m iqa_lib.execute {wildcards.notebook} {params.executed} {input.parameters}"
+        "OMP_NUM_THREADS={threads} python -m iqa_lib.lab.execute {wildcards.notebook} {params.executed} {input.parameters}"
         " --seed {wildcards.seed}{DATA_ROOT}"
 
 
 onerror:
-    shell(f"python -m iqa_lib.tables {SCALE} > /dev/null && {REPORT}")
+    shell(f"python -m iqa_lib.lab.tables {SCALE} > /dev/null && {REPORT}")

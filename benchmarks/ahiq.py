@@ -6,7 +6,7 @@ python benchmarks/ahiq.py --train               also one training step of one pa
 python benchmarks/ahiq.py --gpu                 training steps on a GPU: 224 crops, batch 32, fp32 and bf16
 
 The released code's way: whole ViT-B/8 and whole ResNet50, one crop after another and of it the reference, then the
-distorted picture, the offsets for each of the two, torchvision's deformable convolution; in training, both trunks in
+distorted image, the offsets for each of the two, torchvision's deformable convolution; in training, both backbones in
 the graph. Its timm, 0.5.4, writes attention out, which today's fuses: both are measured. Weights are random unless
 --checkpoint gives the authors' file: time and memory do not depend on them, the drift of bf16 does. Peak memory is
 what a run adds to the process, read from /proc, so on Linux only. The ways take turns, and of each the fastest turn
@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
-from iqa_lib.data.crops import windows
 from iqa_lib.models.ahiq import AHIQ, VIT_BLOCKS
 from iqa_lib.training import peak_memory
+from iqa_lib.views import crop_places
 
 CROP, SIDE, MIB = 224, 288, 2**20
 
@@ -38,7 +38,7 @@ class Released:
 
     def __init__(self, model: AHIQ, *, fused: bool):
         self.model, self.fusion = model, model.deform_net
-        self.cnn, self.vit = (_whole(trunk) for trunk in model.backbone.values())
+        self.cnn, self.vit = (_whole(backbone) for backbone in model.backbone.values())
         for block in self.vit.blocks:
             block.attn.fused_attn = fused
 
@@ -61,10 +61,10 @@ class Released:
         return cnn, tokens.mT.unflatten(2, self.vit.patch_embed.grid_size)
 
 
-def _whole(trunk: nn.Module) -> nn.Module:
-    """The uncut network of a trunk, with its weights where it has some."""
-    net = timm.create_model(trunk.weights.network).eval()
-    net.load_state_dict(trunk.net.model.state_dict(), strict=False)
+def _whole(backbone: nn.Module) -> nn.Module:
+    """The uncut network of a backbone, with its weights where it has some."""
+    net = timm.create_model(backbone.weights.network).eval()
+    net.load_state_dict(backbone.net.model.state_dict(), strict=False)
     return net
 
 
@@ -160,11 +160,11 @@ def liven(model: AHIQ) -> None:
 
 
 def pair(crops: int) -> tuple[Tensor, Tensor]:
-    """Random windows of a smooth random picture, and of it with noise."""
+    """Random crops of a smooth random image, and of it with noise."""
     torch.manual_seed(0)
     reference = F.interpolate(torch.rand(1, 3, 36, 36), size=SIDE, mode="bicubic").clamp(0, 1)[0]
     distorted = (reference + 0.1 * torch.randn_like(reference)).clamp(0, 1)
-    places = windows("random", SIDE, SIDE, CROP, crops)
+    places = crop_places("random", SIDE, SIDE, CROP, crops)
     return tuple(torch.stack([x[:, i : i + CROP, j : j + CROP] for i, j in places]) for x in (reference, distorted))
 
 
@@ -229,7 +229,7 @@ def training_step(model: AHIQ) -> None:
     with torch.no_grad():
         features = model.extract(reference), model.extract(distorted)
     kept = kept_for_backward(lambda: model(*features))
-    print(f"  ours from kept features, no trunk run at all: {kept:.0f} MiB")
+    print(f"  ours from kept features, no backbone run at all: {kept:.0f} MiB")
 
 
 def gpu_steps(model: AHIQ, batch: int, repeats: int) -> None:
@@ -268,7 +268,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--repeats", type=int, default=3, help="measurements of each way; the fastest counts, for --gpu the median"
     )
-    parser.add_argument("--checkpoint", type=Path, help="the authors' checkpoint, with the trunks' real weights")
+    parser.add_argument("--checkpoint", type=Path, help="the authors' checkpoint, with the backbones' real weights")
     arguments = parser.parse_args()
     if arguments.checkpoint:
         ahiq = AHIQ.from_author_checkpoint(arguments.checkpoint).eval()

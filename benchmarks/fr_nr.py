@@ -1,9 +1,9 @@
 """What keeping FRP's vectors saves in training, and that the result is the same. Prints ratios of one run.
 
 python benchmarks/fr_nr.py                                              EfficientNet-Lite0, 64 pairs of 192 x 256
-python benchmarks/fr_nr.py --backbone vgg16.tv_in1k --size 384 512      the paper's network and pictures (GPU)
+python benchmarks/fr_nr.py --backbone vgg16.tv_in1k --size 384 512      the paper's network and images (GPU)
 
-Both trainings see the same pairs in the same order with the same initial head; one starts from pictures, the other from
+Both trainings see the same pairs in the same order with the same initial head; one starts from images, the other from
 vectors that are computed once before the first epoch, which its time includes where it says so. Weights are random: no
 cost depends on them.
 """
@@ -75,7 +75,7 @@ def main() -> None:
     heads = zip(on_images.head.parameters(), on_vectors.head.parameters(), strict=True)
     gap = max((a - b).abs().max().item() for a, b in heads)
     print(f"{given.backbone}, {given.pairs} pairs of {given.size[0]} x {given.size[1]}, on {device}")
-    print(f"an epoch on pictures  {seconds / given.epochs:8.3f} s")
+    print(f"an epoch on images  {seconds / given.epochs:8.3f} s")
     print(f"an epoch on vectors   {kept / given.epochs:8.3f} s   ratio {kept / seconds:.3f}")
     print(f"vectors, once         {once:8.3f} s   {given.epochs} epochs with them: ratio {(once + kept) / seconds:.3f}")
     print(f"largest difference of the heads' weights after training: {gap:.1e}")

@@ -1,10 +1,10 @@
 """What IQA-TMFM costs, against the way of the code that its authors released. Prints ratios of one run.
 
-python benchmarks/iqa_tmfm.py                                   32 windows of 224x224; a step of 4 triplets x 4 windows
+python benchmarks/iqa_tmfm.py                                   32 crops of 224x224; a step of 4 triplets x 4 crops
 python benchmarks/iqa_tmfm.py --crops 8 --batch 1 --repeats 3   on a slow machine
 
-The released way: the whole ConvNeXt-Tiny called for each of the three pictures; attention written out over all tokens
-of encoder and decoder, a mask a head; every window of the triplet at once; in training, gradients of the frozen trunk
+The released way: the whole ConvNeXt-Tiny called for each of the three images; attention written out over all tokens
+of encoder and decoder, a mask a head; every crop of the triplet at once; in training, gradients of the frozen backbone
 that no optimizer takes. Ours computes the same function with the same weights (random: no cost depends on them).
 
 Seconds are the least of several rounds in which the variants take turns: of processor time on a CPU, which a busy
@@ -35,30 +35,30 @@ class Released(nn.Module):
 
     def __init__(self, model: IQATMFM):
         super().__init__()
-        self.trunk = timm.create_model("convnext_tiny.fb_in1k", pretrained=False)
-        self.trunk.load_state_dict(model.backbone.net.model.state_dict(), strict=False)
+        self.backbone = timm.create_model("convnext_tiny.fb_in1k", pretrained=False)
+        self.backbone.load_state_dict(model.backbone.net.model.state_dict(), strict=False)
         head = nn.ModuleDict({"residual": model.residual, "transformers": model.transformers})
         self.head = copy.deepcopy(head)
 
     def train(self, mode: bool = True) -> "Released":
         super().train(mode)
-        self.trunk.eval()
+        self.backbone.eval()
         return self
 
     def forward(self, reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
         triplets = len(reference)
-        features = [self.whole_trunk(picture.flatten(0, 1)) for picture in (reference, a, b)]
+        features = [self.whole_backbone(image.flatten(0, 1)) for image in (reference, a, b)]
         logits = []
         for i, (f_r, f_a, f_b) in enumerate(zip(*features, strict=True)):
             residuals = [self.head["residual"][i](x, f_r) for x in (f_a, f_b)]
             logits.append(written_out(self.head["transformers"][i], torch.cat(residuals, dim=1), f_r))
         return torch.stack(logits).mean(0).view(triplets, -1).mean(1)
 
-    def whole_trunk(self, windows: Tensor) -> list[Tensor]:
-        maps = [self.trunk.stem((windows - 0.5) / 0.5)]
-        for stage in self.trunk.stages:
+    def whole_backbone(self, crops: Tensor) -> list[Tensor]:
+        maps = [self.backbone.stem((crops - 0.5) / 0.5)]
+        for stage in self.backbone.stages:
             maps.append(stage(maps[-1]))
-        self.trunk.forward_head(maps[-1])
+        self.backbone.forward_head(maps[-1])
         return maps[2:4]
 
 
@@ -138,7 +138,7 @@ def networks(device: torch.device) -> dict[str, nn.Module]:
 
 
 def score(crops: int, max_batch: int, repeats: int, device: torch.device) -> None:
-    """One triplet in `crops` windows: all at once, or at most `max_batch` at a time."""
+    """One triplet in `crops` crops: all at once, or at most `max_batch` at a time."""
     nets = {name: net.eval() for name, net in networks(device).items()}
     images = torch.rand(3, 1, crops, 3, 224, 224, device=device)
 
@@ -153,12 +153,12 @@ def score(crops: int, max_batch: int, repeats: int, device: torch.device) -> Non
     peaks = peaks_of(variants, device)
     apart = (variants["ours fp32"]() - variants["released fp32"]()).abs().item()
     assert apart < 1e-4, f"the two ways are {apart:.2g} apart"
-    title = f"scoring a triplet in {crops} windows, ours at most {max_batch} at a time, on {device}; {apart:.1g} apart"
+    title = f"scoring a triplet in {crops} crops, ours at most {max_batch} at a time, on {device}; {apart:.1g} apart"
     report(title, seconds(variants, repeats, device), peaks, 1 / 2)
 
 
 def train(batch: int, crops: int, repeats: int, device: torch.device) -> None:
-    """Forward, backward and update of `batch` triplets with `crops` windows each."""
+    """Forward, backward and update of `batch` triplets with `crops` crops each."""
     nets = {name: net.train() for name, net in networks(device).items()}
     optimizers = {
         name: torch.optim.Adam([p for p in (net.head if name == "released" else net).parameters() if p.requires_grad])
@@ -176,17 +176,17 @@ def train(batch: int, crops: int, repeats: int, device: torch.device) -> None:
 
     variants = {f"{way} {precision}": partial(step, way, precision) for precision in PRECISIONS for way in nets}
     peaks = peaks_of(variants, device)
-    title = f"a training step of {batch} triplets x {crops} windows on {device}"
+    title = f"a training step of {batch} triplets x {crops} crops on {device}"
     report(title, seconds(variants, repeats, device), peaks, 1 / 3)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", nargs="?", choices=("score", "train"), help="measure this alone")
-    parser.add_argument("--crops", type=int, default=32, help="windows of the triplet that is scored")
-    parser.add_argument("--max-batch", type=int, help="windows that ours scores at a time; 1 on a CPU, 16 on a GPU")
+    parser.add_argument("--crops", type=int, default=32, help="crops of the triplet that is scored")
+    parser.add_argument("--max-batch", type=int, help="crops that ours scores at a time; 1 on a CPU, 16 on a GPU")
     parser.add_argument("--batch", type=int, default=4, help="triplets in a training step")
-    parser.add_argument("--train-crops", type=int, default=4, help="windows of each of them")
+    parser.add_argument("--train-crops", type=int, default=4, help="crops of each of them")
     parser.add_argument("--repeats", type=int, default=5, help="rounds to take the least of")
     arguments = parser.parse_args()
     device = best_device()

@@ -1,4 +1,4 @@
-"""What a training step of PRFNet costs, and what a frozen trunk with kept features saves. Prints ratios of one run.
+"""What a training step of PRFNet costs, and what a frozen backbone with kept features saves. Prints ratios of one run.
 
 python benchmarks/prfnet_step.py                                demo configuration: images against kept features
 python benchmarks/prfnet_step.py --paper                        the paper's step on a GPU: 448 crops, batch 16
@@ -65,16 +65,16 @@ def demo_step(repeats: int) -> None:
     model.backbone.freeze(False)
     whole = seconds_a_step(model, images, "fp32", repeats)
     print("demo step, EfficientNet-Lite0, 16 triplets of 128x128, fp32")
-    print(f"  trained trunk            {whole:.3f} s   1.00")
-    print(f"  frozen trunk, images     {from_images:.3f} s   {from_images / whole:.2f}")
-    print(f"  frozen trunk, features   {from_features:.3f} s   {from_features / whole:.2f}")
+    print(f"  trained backbone            {whole:.3f} s   1.00")
+    print(f"  frozen backbone, images     {from_images:.3f} s   {from_images / whole:.2f}")
+    print(f"  frozen backbone, features   {from_features:.3f} s   {from_features / whole:.2f}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--paper", action="store_true", help="the paper's configuration")
     parser.add_argument("--batch", type=int, default=16, help="triplets a step, for --paper")
-    parser.add_argument("--crop", type=int, default=448, help="side of the windows, for --paper")
+    parser.add_argument("--crop", type=int, default=448, help="side of the crops, for --paper")
     parser.add_argument("--repeats", type=int, default=10, help="steps to take the median of")
     arguments = parser.parse_args()
     if arguments.paper:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 from iqa_lib import data
-from iqa_lib.data.crops import Crops
 from iqa_lib.images import read_image
+from iqa_lib.views import Crops
 
 
 class Naive(Crops):

@@ -1,6 +1,6 @@
 """Five full-reference image quality assessment papers: networks, losses, data, and runs that reproduce tables.
 
-`iqa_lib.score(reference, distorted, metric)` and `iqa_lib.prefer(reference, a, b, model)`: see `iqa_lib.scoring`.
+`iqa_lib.score(reference, distorted, metric)` and `iqa_lib.prefer(reference, a, b, model)`: see `iqa_lib.lab.scoring`.
 """
 
 import os

@@ -7,7 +7,6 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import timm
@@ -19,6 +18,7 @@ from timm.layers import get_attn
 from torch import Tensor, nn
 
 from iqa_lib.files import sha256
+from iqa_lib.weights import Weights, WeightsError
 
 PACKAGED = "tf_efficientnet_lite0.in1k"
 """The one network whose ImageNet weights come with an installed package, so that it works without any download."""
@@ -29,29 +29,6 @@ NORMS = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 """Mean and standard deviation by which images are normalised, beside `"weights"`: those of the pretrained weights."""
-
-
-class WeightsError(RuntimeError):
-    """Pretrained weights are not to be had; the message names the ways out."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What a network's weights are: for the run record, and beside every number made with them.
-
-    `source` is `hub`, `packaged`, `file` or `random`; `file` the file's name; `sha256` its hash (empty for random).
-    """
-
-    network: str
-    source: str
-    file: str = ""
-    sha256: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.network}, {self.source}" + (f" ({self.file}, sha256 {self.sha256[:12]})" if self.file else "")
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 class Backbone(nn.Module):
@@ -96,11 +73,9 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         if norm != "weights" and norm not in NORMS:
-            raise ValueError(f"norm came as {norm!r}; wanted 'weights' or one of {', '.join(map(repr, NORMS))}")
+            raise ValueError(f"norm: got {norm!r}, expected 'weights' or one of {', '.join(map(repr, NORMS))}")
         if se and not re.match(r"(res2net|resnet)(18|26|34|50|101|152)", name):
-            raise ValueError(
-                f"backbone {name!r} came with se=True, which needs a Res2Net or ResNet trunk: give se=False"
-            )
+            raise ValueError(f"backbone {name!r}: got se=True, which needs a Res2Net or ResNet backbone: give se=False")
         file, self.weights = find_weights(name, weights)
         block_args = {"block_args": {"attn_layer": get_attn("se")}} if se else {}
         if se and name.startswith("res2net"):
@@ -170,7 +145,7 @@ def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:
         info = timm.create_model(network, features_only=True, feature_cls="getter").feature_info
     strides, found = tuple(strides), {stage["reduction"]: tap for tap, stage in enumerate(info.info)}
     if missing := [stride for stride in strides if stride not in found]:
-        raise ValueError(f"backbone {network!r} has stages of strides {list(found)}; wanted {missing} too")
+        raise ValueError(f"backbone {network!r} has stages of strides {list(found)}, expected {missing} too")
     return tuple(found[stride] for stride in strides)
 
 
@@ -199,7 +174,7 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
     file = Path(weights)
     if not file.is_file():
         raise WeightsError(
-            f"weights came as {str(weights)!r}, which is no file; wanted auto, hub, packaged, random or a path"
+            f"weights: got {str(weights)!r}, which is no file, expected auto, hub, packaged, random or a path"
         )
     return _described(network, "file", file)
 
@@ -207,7 +182,7 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
 def _check_tag(network: str) -> None:
     if network not in timm.list_pretrained():
         raise ValueError(
-            f"backbone {network!r} is no full timm tag; wanted one such as 'resnet50.a1_in1k' or {PACKAGED!r}"
+            f"backbone {network!r} is no full timm tag, expected one such as 'resnet50.a1_in1k' or {PACKAGED!r}"
         )
 
 
@@ -254,7 +229,7 @@ def _load(net: nn.Module, file: Path, name: str, se: bool) -> None:
     wanted = {key for key in net.state_dict() if not (se and ".se." in key)}
     if missing := sorted(wanted - set(state)):
         raise WeightsError(
-            f"{file} does not hold the weights of {name!r}: it lacks {len(missing)} tensors of the trunk, the first "
+            f"{file} does not hold the weights of {name!r}: it lacks {len(missing)} tensors of the backbone, the first "
             f"{missing[0]!r}: give the right file"
         )
     try:

@@ -36,14 +36,14 @@ from torchmetrics.functional.regression import mean_squared_error
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights, vgg16
 from torchvision.transforms.functional import resize
 
-from iqa_lib.backbones import Weights, WeightsError
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
+from iqa_lib.weights import Weights, WeightsError
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, fine to coarse (Wang, Simoncelli and Bovik 2003)."""
 
-_TRUNK = re.compile(r"(?:net\.slice|stage)\d\.(.+\.(?:weight|bias))$")
+_BACKBONE = re.compile(r"(?:net\.slice|stage)\d\.(.+\.(?:weight|bias))$")
 _PIEAPP_URL = "https://github.com/photosynthesis-team/piq/releases/download/v0.5.4/PieAPPv0.1.pth"
 _ONLINE_SECONDS = 5
 
@@ -58,14 +58,14 @@ class Baseline:
         library: The distribution that computes it.
         source: Where it was published.
         convention: Luma or RGB, data range, downsampling, and where the library departs from the publication.
-        compute: One reference `(1, 3, H, W)` and its distorted picture, in [0, 1], to one number.
+        compute: One reference `(1, 3, H, W)` and its distorted image, in [0, 1], to one number.
         higher_is_better: The direction.
         low: No pair scores below this.
-        high: No pair scores above this. Of `low` and `high`, a picture compared with itself gets the better one, but
+        high: No pair scores above this. Of `low` and `high`, an image compared with itself gets the better one, but
             for VIFp, which is 1 there, and PieAPP, about 0.
         needs_weights: Whether `load` has to find weights first.
         min_size: Shortest side it is defined for.
-        max_pixels: Above this many pixels its process would pass 8 GiB, measured on 3:2 pictures by
+        max_pixels: Above this many pixels its process would pass 8 GiB, measured on 3:2 images by
             `benchmarks/baselines_memory.py`, and it refuses; `dataclasses.replace(baseline, max_pixels=...)` moves it.
         weights: What `load` gave it.
     """
@@ -97,7 +97,7 @@ class Baseline:
 
         Raises:
             ValueError: The images are not as above, too small or too large, or the metric is undefined for a pair (some
-                are for flat pictures).
+                are for flat images).
             WeightsError: It needs weights and did not come from `load`.
         """
         self._check(reference, distorted)
@@ -114,9 +114,9 @@ class Baseline:
         try:
             score = self.compute(reference.float().contiguous(), distorted.float().contiguous()).reshape(())
         except torch.linalg.LinAlgError as error:
-            raise ValueError(f"{self.name} is undefined for this pair (a flat picture?): {error}") from error
+            raise ValueError(f"{self.name} is undefined for this pair (a flat image?): {error}") from error
         if not self.low - 1e-3 <= score <= self.high + 1e-3:
-            raise ValueError(f"{self.name} is undefined for this pair (flat pictures?): it came out as {score:.4g}")
+            raise ValueError(f"{self.name} is undefined for this pair (flat images?): it came out as {score:.4g}")
         return score
 
 
@@ -135,7 +135,7 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
     Args:
         name: A key of `BASELINES`.
         weights: For metrics that need weights, a file to take them from instead of torch.hub's cache: the complete
-            state dict of the library's network, or torchvision's file of its trunk (the rest comes with the package).
+            state dict of the library's network, or torchvision's file of its backbone (the rest comes with the package).
         device: Where the network computes; its scores come back to where the images are.
 
     Raises:
@@ -145,7 +145,7 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
     baseline = _find(name)
     if not baseline.needs_weights:
         if weights is not None:
-            raise ValueError(f"{name} came with weights={str(weights)!r}, but has no network: leave them out")
+            raise ValueError(f"{name}: got weights={str(weights)!r}, but has no network: leave them out")
         return baseline
     network, found = load_network(name, weights=weights, device=device)
     return replace(baseline, compute=partial(_NETWORKS[name].compute, network), weights=found)
@@ -164,7 +164,7 @@ def available(name: str, weights: Path | str | None = None) -> bool:
 
 
 def prefer(baseline: Baseline, reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Which of two pictures the metric holds closer to the reference.
+    """Which of two images the metric holds closer to the reference.
 
     Returns:
         `(B,)`: 1 where B is closer, 0 where A is, 0.5 where they tie. What a tie counts is chosen by
@@ -202,7 +202,7 @@ def _row(baseline: Baseline) -> dict[str, object]:
 
 def _find(name: str) -> Baseline:
     if name not in BASELINES:
-        raise ValueError(f"baseline {name!r} is unknown; wanted one of {', '.join(BASELINES)}")
+        raise ValueError(f"baseline {name!r} is unknown, expected one of {', '.join(BASELINES)}")
     return BASELINES[name]
 
 
@@ -217,7 +217,7 @@ def ms_ssim_maps(reference: Tensor, distorted: Tensor) -> list[Tensor]:
     "ms-ssim". 1 is best.
 
     Returns:
-        Five maps `(B, 1, h, w)`, 10 px smaller than their scale (11x11 windows that lie inside).
+        Five maps `(B, 1, h, w)`, 10 px smaller than their scale (11x11 crops that lie inside).
     """
     BASELINES["ms-ssim"]._check(reference, distorted)
     x, y = _luma(reference.float()), _luma(distorted.float())
@@ -237,8 +237,8 @@ def _halve(image: Tensor) -> Tensor:
 
 
 def _ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    window = piq.functional.gaussian_filter(11, 1.5, device=x.device, dtype=x.dtype)[None]  # (1, 1, 11, 11)
-    mean_x, mean_y, xx, yy, xy = (F.conv2d(image, window) for image in (x, y, x * x, y * y, x * y))
+    crop = piq.functional.gaussian_filter(11, 1.5, device=x.device, dtype=x.dtype)[None]  # (1, 1, 11, 11)
+    mean_x, mean_y, xx, yy, xy = (F.conv2d(image, crop) for image in (x, y, x * x, y * y, x * y))
     luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
     variance = xx - mean_x**2 + yy - mean_y**2
     return luminance, (2 * (xy - mean_x * mean_y) + 0.03**2) / (variance + 0.03**2)
@@ -287,13 +287,13 @@ def _psnr(reference: Tensor, distorted: Tensor) -> Tensor:
 
 
 def _uqi(reference: Tensor, distorted: Tensor) -> Tensor:
-    """torchmetrics' UQI in bands of rows that overlap by 10: each 11x11 window lies in one band, so this is exact."""
-    windows = reference.shape[2] - 10
+    """torchmetrics' UQI in bands of rows that overlap by 10: each 11x11 crop lies in one band, so this is exact."""
+    crops = reference.shape[2] - 10
     total = 0
-    for top in range(0, windows, 512):
-        rows = slice(top, min(top + 512, windows) + 10)
+    for top in range(0, crops, 512):
+        rows = slice(top, min(top + 512, crops) + 10)
         total += universal_image_quality_index(distorted[:, :, rows], reference[:, :, rows]) * (rows.stop - top - 10)
-    return total / windows
+    return total / crops
 
 
 def _lpips(network: nn.Module, reference: Tensor, distorted: Tensor) -> Tensor:
@@ -359,7 +359,7 @@ def load_network(
     Args and errors like `load`; `weights="random"` leaves it untrained.
     """
     if not _find(name).needs_weights:
-        raise ValueError(f"{name} has no network; wanted one of {', '.join(_NETWORKS)}")
+        raise ValueError(f"{name} has no network, expected one of {', '.join(_NETWORKS)}")
     if weights == "random":
         return _NETWORKS[name].build().eval().requires_grad_(False).to(device), Weights(name, "random")
     path = Path(weights) if weights else _from_hub(name)
@@ -377,8 +377,8 @@ def load_network(
 def _complete(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with every key of the network, whichever of the known layouts `state` is in."""
     own = network.state_dict()
-    if "features.0.weight" in state and any(map(_TRUNK.match, own)):  # torchvision's trunk
-        return own | {key: state[f"features.{match[1]}"] for key in own if (match := _TRUNK.match(key))}
+    if "features.0.weight" in state and any(map(_BACKBONE.match, own)):  # torchvision's backbone
+        return own | {key: state[f"features.{match[1]}"] for key in own if (match := _BACKBONE.match(key))}
     if "ref_score_subtract.weight" in state:  # piq's PieAPP file holds this 1x1 matrix as a vector
         return state | {"ref_score_subtract.weight": state["ref_score_subtract.weight"].reshape(1, 1)}
     return state
@@ -390,7 +390,7 @@ def _read_state(name: str, path: Path) -> dict[str, Tensor]:
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} cannot be read as weights of {name}: {error}.{_ways_out(name)}") from error
     if not isinstance(state, dict):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, wanted a state dict.{_ways_out(name)}")
+        raise WeightsError(f"{path} holds a {type(state).__name__}, expected a state dict.{_ways_out(name)}")
     return state
 
 
@@ -440,29 +440,29 @@ def _pretrained(name: str, *fields: str, **options: float) -> Baseline:
 # fmt: off
 _ROWS = (
     _higher("psnr", "PSNR", "torchmetrics", "textbook",
-            "RGB, data range 1, full size; equal pictures give infinity",
+            "RGB, data range 1, full size; equal images give infinity",
             _psnr, high=math.inf),
     _higher("psnr-y", "PSNR (luma)", "torchmetrics", "textbook",
-            "luma, data range 1, full size; equal pictures give infinity",
+            "luma, data range 1, full size; equal images give infinity",
             _on_luma(_psnr), high=math.inf),
     _lower("mse", "MSE", "torchmetrics", "textbook",
            "RGB, data range 1, full size",
            mean_squared_error, high=1),
     _higher("ssim", "SSIM", "piq", "Wang et al., TIP 2004",
             f"luma, data range 1, {_AVERAGED} as in the authors' ssim.m (block means; theirs filters first), "
-            "11x11 Gaussian windows of sigma 1.5 inside the picture",
+            "11x11 Gaussian crops of sigma 1.5 inside the image",
             _on_luma(_piq(piq.ssim)), low=-1, min_size=11),
     _higher("ssim-full", "SSIM (full size)", "piq", "Wang et al., TIP 2004",
-            "luma, data range 1, full size as in the authors' ssim_index.m, skimage and pyiqa; windows as ssim",
+            "luma, data range 1, full size as in the authors' ssim_index.m, skimage and pyiqa; crops as ssim",
             _on_luma(_piq(piq.ssim, downsample=False)), low=-1, min_size=11, max_pixels=48_000_000),
     _higher("ms-ssim", "MS-SSIM", "piq", "Wang et al., Asilomar 2003",
-            "luma, data range 1, five scales halved by 2x2 means, windows as ssim, negative terms taken as 0",
+            "luma, data range 1, five scales halved by 2x2 means, crops as ssim, negative terms taken as 0",
             _on_luma(_piq(piq.multi_scale_ssim)), min_size=161, max_pixels=48_000_000),
     _higher("iw-ssim", "IW-SSIM", "piq", "Wang and Li, TIP 2011",
             "luma, data range 255, five scales of a Laplacian pyramid; undefined for a flat reference",
             _piq(piq.information_weighted_ssim), min_size=161, max_pixels=28_000_000),
     _higher("uqi", "UQI", "torchmetrics", "Wang and Bovik, SPL 2002",
-            "luma, data range 255, full size, windows as ssim (published: 8x8 uniform); flat windows score 0 "
+            "luma, data range 255, full size, crops as ssim (published: 8x8 uniform); flat crops score 0 "
             "or noise (published: 1)",
             _on_luma(_uqi, peak=255), low=-1, min_size=11),
     _higher("vifp", "VIFp", "piq", "Sheikh and Bovik, TIP 2006",
@@ -488,7 +488,7 @@ _ROWS = (
             f"luma, data range 255, {_AVERAGED}",
             _piq(piq.srsim), min_size=40),
     _higher("haarpsi", "HaarPSI", "piq", "Reisenhofer et al., SPIC 2018",
-            "RGB as YIQ, data range 255, halved by 2x2 means; undefined for two black pictures",
+            "RGB as YIQ, data range 255, halved by 2x2 means; undefined for two black images",
             _piq(piq.haarpsi), min_size=16),
     _lower("mdsi", "MDSI", "piq", "Nafchi et al., IEEE Access 2016",
            f"RGB as LHM, data range 255, {_AVERAGED}",
@@ -510,7 +510,7 @@ _ROWS = (
                 "RGB, data range 1, full size as in torchmetrics and pyiqa",
                 high=2, min_size=16, max_pixels=5_000_000),
     _pretrained("pieapp", "PieAPP", "piq", "Prashnani et al., CVPR 2018",
-                "RGB, data range 255, full size, 64 px patches every 27 px; about 0 for equal pictures",
+                "RGB, data range 255, full size, 64 px patches every 27 px; about 0 for equal images",
                 low=-math.inf, min_size=64),
 )
 # fmt: on

@@ -1,4 +1,4 @@
-"""From a model and the windows of a data set to one prediction a record, and how well these agree with people."""
+"""From a model and the crops of a data set to one prediction a record, and how well these agree with people."""
 
 import hashlib
 import json
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, preference
 from iqa_lib.data.base import IQADataset, Pair, Triplet
-from iqa_lib.data.crops import Crops
-from iqa_lib.features import FixedFeatures
 from iqa_lib.files import atomic, cache_dir, file_key, sha256
 from iqa_lib.metrics import (
     Calibration,
@@ -33,6 +31,7 @@ from iqa_lib.metrics import (
 )
 from iqa_lib.progress import progress
 from iqa_lib.training import to_device
+from iqa_lib.views import Crops, FixedFeatures
 
 __all__ = [
     "Calibration",
@@ -41,6 +40,7 @@ __all__ = [
     "agreements",
     "baseline_scores",
     "calibration",
+    "crop_outputs",
     "krocc",
     "logistic_fit",
     "look",
@@ -54,7 +54,6 @@ __all__ = [
     "rmse",
     "srocc",
     "two_afc_accuracy",
-    "window_outputs",
 ]
 
 AVERAGES = ("probability", "logit")
@@ -78,14 +77,14 @@ def predict(
     precision: str = "fp32",
     average: str = "probability",
 ) -> pd.DataFrame:
-    """Predict every record from all its windows: `prediction_table` of `window_outputs`, see there."""
+    """Predict every record from all its crops: `prediction_table` of `crop_outputs`, see there."""
     return prediction_table(
-        views.dataset, window_outputs(model, views, max_batch=max_batch, precision=precision), average=average
+        views.dataset, crop_outputs(model, views, max_batch=max_batch, precision=precision), average=average
     )
 
 
 @torch.inference_mode()
-def window_outputs(
+def crop_outputs(
     model: nn.Module,
     views: Crops | FixedFeatures,
     *,
@@ -93,19 +92,19 @@ def window_outputs(
     precision: str = "fp32",
     call: Callable[..., Tensor] | None = None,
 ) -> list[Tensor]:
-    """What a model gives for each window of each record.
+    """What a model gives for each crop of each record.
 
     Each record stands for itself: its neighbours have no influence beyond the last float digits.
 
     Args:
         model: A pair or triplet model; evaluated in eval mode, on the device it is on.
-        views: The records' windows, or their features.
-        max_batch: Windows that go through the model at a time: the bound on memory.
+        views: The records' crops, or their features.
+        max_batch: Crops that go through the model at a time: the bound on memory.
         precision: `"fp32"`, or `"bf16"` autocast.
         call: What of the model is asked, instead of the model itself, such as `model.pooled`.
 
     Returns:
-        One tensor `(windows,)` a record, in order: scores, or for triplets logits that B is the closer one.
+        One tensor `(crops,)` a record, in order: scores, or for triplets logits that B is the closer one.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -117,34 +116,34 @@ def window_outputs(
     return list(torch.cat(outputs).split(torch.cat(owners).bincount(minlength=len(views)).tolist()))
 
 
-def mean_outputs(outputs: Sequence[Tensor], windows: int | None = None) -> Tensor:
-    """Each record's mean over its windows (or the first so many), `(records, ...)`, of what `window_outputs` gave."""
-    return torch.stack([output[:windows].mean(0) for output in outputs])
+def mean_outputs(outputs: Sequence[Tensor], crops: int | None = None) -> Tensor:
+    """Each record's mean over its crops (or the first so many), `(records, ...)`, of what `crop_outputs` gave."""
+    return torch.stack([output[:crops].mean(0) for output in outputs])
 
 
 def prediction_table(
-    dataset: IQADataset, outputs: Sequence[Tensor], *, average: str = "probability", windows: int | None = None
+    dataset: IQADataset, outputs: Sequence[Tensor], *, average: str = "probability", crops: int | None = None
 ) -> pd.DataFrame:
-    """One prediction a record from the outputs of its windows.
+    """One prediction a record from the outputs of its crops.
 
     Args:
         dataset: The records.
-        outputs: From `window_outputs`.
-        average: What a triplet's prediction is: `"probability"`, the mean of its windows' probabilities that B is the
+        outputs: From `crop_outputs`.
+        average: What a triplet's prediction is: `"probability"`, the mean of its crops' probabilities that B is the
             closer one; or `"logit"`, the probability that belongs to their mean logit. A pair's is the mean score.
-        windows: Take the first so many windows only.
+        crops: Take the first so many crops only.
 
     Returns:
         One row a record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of
         distortion, `target`, `prediction`, and for triplets `logit`, the mean logit.
     """
     if average not in AVERAGES:
-        raise ValueError(f"average came as {average!r}; wanted one of {AVERAGES}")
-    means = mean_outputs(outputs, windows)
+        raise ValueError(f"average: got {average!r}, expected one of {AVERAGES}")
+    means = mean_outputs(outputs, crops)
     rows = pd.DataFrame([_row(record) | {"target": record.target} for record in dataset.records])
     if not isinstance(dataset.records[0], Triplet):
         return rows.assign(prediction=means.numpy())
-    shares = torch.stack([output[:windows].sigmoid().mean() for output in outputs])
+    shares = torch.stack([output[:crops].sigmoid().mean() for output in outputs])
     return rows.assign(
         prediction=(shares if average == "probability" else means.sigmoid()).numpy(), logit=means.numpy()
     )
@@ -152,11 +151,11 @@ def prediction_table(
 
 @torch.inference_mode()
 def look(
-    model: nn.Module, views: IQADataset | Crops, index: int, window: int | None = None
+    model: nn.Module, views: IQADataset | Crops, index: int, crop: int | None = None
 ) -> tuple[list[Tensor], float, dict[str, Tensor]]:
-    """What a model makes of one record, with its maps: of the whole images of a data set, or of one window of `Crops`.
+    """What a model makes of one record, with its maps: of the whole images of a data set, or of one crop of `Crops`.
 
-    Without a number it is the window where the reference varies most: the first may be a piece of sky.
+    Without a number it is the crop where the reference varies most: the first may be a piece of sky.
 
     Returns:
         The images `(3, H, W)` in [0, 1]; the score, or for triplets the probability that B is the closer one; the maps.
@@ -164,7 +163,7 @@ def look(
     model.eval()
     if isinstance(views, Crops):
         *cut, _ = views.all(index)
-        chosen = cut[0].float().std(dim=(1, 2, 3)).argmax() if window is None else window
+        chosen = cut[0].float().std(dim=(1, 2, 3)).argmax() if crop is None else crop
         images, records = [image[chosen].float() / 255 for image in cut], views.dataset.records
     else:
         (*images, _), records = views[index], views.records
@@ -176,7 +175,7 @@ def look(
 def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:
     """The table of `predict` for a baseline on whole images: its score, or for triplets 0, 1 or 0.5 (a tie).
 
-    The infinite PSNR of a picture that equals its reference counts as 100 dB.
+    The infinite PSNR of an image that equals its reference counts as 100 dB.
     """
     scores = baseline_scores(baseline, dataset)
     values = preference(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0].clip(max=100)
@@ -192,10 +191,10 @@ def metric_scores(metrics: Sequence[Baseline], dataset: IQADataset) -> Tensor:
 
 @torch.inference_mode()
 def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
-    """A baseline's scores of whole images, each pair of pictures computed once and kept in the cache folder.
+    """A baseline's scores of whole images, each pair of images computed once and kept in the cache folder.
 
     Kept a file a reference, under a key made of the metric, its library, its weights and our code that calls it; the
-    pictures go by their files' place, size and time.
+    images go by their files' place, size and time.
 
     Returns:
         float64 `(records, 1)`; for triplets `(records, 2)`, of A and of B.
@@ -220,7 +219,7 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
 def _kept_scores(
     baseline: Baseline, dataset: IQADataset, indices: Sequence[int], keys: dict[Path, str], file: Path
 ) -> dict[str, float]:
-    """A baseline's scores of one reference's distorted pictures by their keys: those kept in `file`, and the rest."""
+    """A baseline's scores of one reference's distorted images by their keys: those kept in `file`, and the rest."""
     with FileLock(file.with_suffix(".lock")):
         known = json.loads(file.read_text()) if file.exists() else {}
         wanted = {
@@ -262,7 +261,7 @@ def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
 
 
 def most_disputed(table: pd.DataFrame, sign: int = 1) -> tuple[int, int]:
-    """Two pictures of one reference whose order people and a metric dispute the most, by ranks over the table.
+    """Two images of one reference whose order people and a metric dispute the most, by ranks over the table.
 
     Args:
         table: Predictions of pairs.
@@ -285,7 +284,7 @@ def _row(record: Pair | Triplet) -> dict:
 
 
 def _batches(views: Crops | FixedFeatures, max_batch: int) -> Iterator[tuple[Tensor, list]]:
-    """Windows of consecutive records, of one shape and at most `max_batch`, with the number of each one's record."""
+    """Crops of consecutive records, of one shape and at most `max_batch`, with the number of each one's record."""
     waiting: list[tuple[Tensor, list]] = []
     for index in progress(range(len(views)), "predicting"):
         *images, _ = views.all(index)
@@ -304,8 +303,8 @@ def _first(item: Tensor | list) -> Tensor:
     return item if isinstance(item, Tensor) else _first(item[0])
 
 
-def _sliced(item: Tensor | list, window: slice) -> Tensor | list:
-    return item[window] if isinstance(item, Tensor) else [_sliced(part, window) for part in item]
+def _sliced(item: Tensor | list, crop: slice) -> Tensor | list:
+    return item[crop] if isinstance(item, Tensor) else [_sliced(part, crop) for part in item]
 
 
 def _joined(parts: list[tuple[Tensor, list]]) -> tuple[Tensor, list]:

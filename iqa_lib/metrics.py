@@ -216,7 +216,7 @@ def paired_difference(first: Estimate, second: Estimate) -> Estimate:
         "resamples": (first.resampled.size, second.resampled.size),
     }.items():
         if one != other:
-            raise ValueError(f"estimates came of {one} and {other} {name}; wanted two of the same rows and resamples")
+            raise ValueError(f"estimates came of {one} and {other} {name}, expected two of the same rows and resamples")
     resampled = first.resampled - second.resampled
     return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
 

@@ -1,4 +1,4 @@
-"""Figures, each a function that returns it: titles, units, colour bars and directions are in the picture."""
+"""Figures, each a function that returns it: titles, units, colour bars and directions are in the image."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -40,11 +40,11 @@ def triplets(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFr
 def distortions(
     image: np.ndarray, centre: tuple[float, float] = (0.5, 0.5), size: tuple[int, int] = (80, 60)
 ) -> Figure:
-    """A detail of a picture, pixel by pixel, under KADID-10k's 25 types of distortion at levels 1 to 5.
+    """A detail of an image, pixel by pixel, under KADID-10k's 25 types of distortion at levels 1 to 5.
 
     Args:
         image: uint8 RGB, `(H, W, 3)`, about 512x384; distorted as a whole.
-        centre: Of the detail, as shares of the picture's width and height.
+        centre: Of the detail, as shares of the image's width and height.
         size: Width and height of the detail, in pixels.
     """
     left, top = (round(c * (side - s)) for c, s, side in zip(centre, size, image.shape[1::-1], strict=True))
@@ -55,7 +55,7 @@ def distortions(
     }
     figure, axes = plt.subplots(13, 2, figsize=(5.6, 8.0), layout="constrained")
     for axis, (name, strip) in zip(axes.T.flat, (strips | {"reference": [image]}).items(), strict=True):
-        shown = np.hstack([picture[part] for picture in strip])
+        shown = np.hstack([image[part] for image in strip])
         axis.imshow(np.pad(shown, ((0, 0), (0, 5 * size[0] - shown.shape[1]), (0, 0)), constant_values=255))
         axis.set_title(name, fontsize=8, loc="left", pad=2)
         axis.set(xticks=[], yticks=[])
@@ -118,7 +118,7 @@ def differences(
 
 
 def attention(images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = "attention_") -> Figure:
-    """Where each head of each scale looks, over the picture: one row a scale.
+    """Where each head of each scale looks, over the image: one row a scale.
 
     Args:
         images: `(3, H, W)` in [0, 1]; one a scale is shown beside, in order: reference, A, B.
@@ -144,13 +144,13 @@ def attention(images: Sequence[Tensor], maps: Mapping[str, Tensor], name: str = 
     return _done(figure)
 
 
-def training(steps: Mapping[str, Fit], window: int = 15) -> Figure:
+def training(steps: Mapping[str, Fit], crop: int = 15) -> Figure:
     """The loss of each training step with its running mean; the learning rate's drops as dotted lines."""
     figure, axes = plt.subplots(1, len(steps), figsize=(3.8 * len(steps), 2.5), squeeze=False, layout="constrained")
     for axis, (name, step) in zip(axes[0], steps.items(), strict=True):
         history = step.history
         axis.plot(history.step, history.loss, color="0.75", linewidth=0.8, label="each step")
-        axis.plot(history.step, history.loss.rolling(window, min_periods=1).mean(), label=f"mean of {window}")
+        axis.plot(history.step, history.loss.rolling(crop, min_periods=1).mean(), label=f"mean of {crop}")
         if "selection" in history:
             chosen = history.dropna(subset="selection")
             axis.plot(chosen.step, chosen.selection, "o-", color="C1", markersize=3, label="held out")
@@ -186,7 +186,7 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
     Where a column is the paper's own data set its value stands beside ours.
 
     Args:
-        lines: From `iqa_lib.tables.comparison`.
+        lines: From `iqa_lib.lab.tables.comparison`.
         title: Of the figure.
     """
     drawn = {name: part for name, part in lines.groupby("column", sort=False) if part.ours.notna().any()}
@@ -218,7 +218,7 @@ def paper_differences(lines: pd.DataFrame, title: str) -> Figure:
     """The papers' differences between an ablation and the full model, in units of the sampling noise at their n.
 
     Args:
-        lines: From `iqa_lib.tables.differences`, with a column `table`; those with `paper_noise` are drawn.
+        lines: From `iqa_lib.lab.tables.differences`, with a column `table`; those with `paper_noise` are drawn.
         title: Of the figure.
     """
     told = lines[lines.paper_noise.notna()]
@@ -240,7 +240,7 @@ def weighted_scores(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Fig
     """AHIQ's score map f, its weight map w, and what each position adds to the score, `f w / sum(w)`, over a pair.
 
     Args:
-        images: Reference and distorted picture, `(3, H, W)` in [0, 1].
+        images: Reference and distorted image, `(3, H, W)` in [0, 1].
         maps: Of the one pair, from `model(..., return_maps=True)`: `score` and `weight`, `(1, 1, h, w)`.
     """
     score, weight = (maps[name][0, 0].float().cpu() for name in ("score", "weight"))
@@ -300,12 +300,12 @@ def sampling(image: Tensor, offsets: Tensor, places: Sequence[tuple[float, float
 
 
 def block_attention(images: Sequence[Tensor], attention: Sequence[Tensor], names: Sequence[str]) -> Figure:
-    """Where a ViT's class token looks in each block, mean over heads: one row a picture.
+    """Where a ViT's class token looks in each block, mean over heads: one row an image.
 
     Args:
         images: `(3, H, W)` in [0, 1].
-        attention: Of each picture, `(blocks, heads, h, w)`: shares of the class token's attention.
-        names: Of the pictures.
+        attention: Of each image, `(blocks, heads, h, w)`: shares of the class token's attention.
+        names: Of the images.
     """
     blocks = len(attention[0])
     figure, axes = _grid(len(images), blocks + 1, 1.7, 1.6)
@@ -327,11 +327,11 @@ def block_attention(images: Sequence[Tensor], attention: Sequence[Tensor], names
 def ranks(
     dataset: IQADataset, indices: Sequence[int], tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] = {}
 ) -> Figure:
-    """Distorted pictures of one reference, best by people on the left; below each, its score and rank by each method.
+    """Distorted images of one reference, best by people on the left; below each, its score and rank by each method.
 
     Args:
         dataset: Of pairs.
-        indices: Of the pictures.
+        indices: Of the images.
         tables: Predictions of all pairs by method.
         signs: -1 for methods whose lower score is better.
     """
@@ -397,7 +397,7 @@ def branch_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], branches: 
     """FR+NR's pooled maps: one row a branch, one column a scale, fine to coarse.
 
     Args:
-        images: Reference and distorted picture, `(3, H, W)` in [0, 1].
+        images: Reference and distorted image, `(3, H, W)` in [0, 1].
         maps: Of the one pair, from `model(..., return_maps=True)`: `<branch>_1..4`, `(1, 1, h, w)`.
         branches: Their names.
     """
@@ -435,22 +435,22 @@ def srocc_by_kind(tables: Mapping[str, pd.DataFrame], signs: Mapping[str, int] =
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.19 * len(order)), layout="constrained")
     sns.stripplot(table, y="kind", x="srocc", hue="method", order=order, jitter=False, ax=axis)
     axis.axvline(0, color="0.7", linewidth=0.8)
-    axis.set(title="SROCC within each type of distortion (pictures)", xlabel="SROCC (higher is better)", ylabel="")
+    axis.set(title="SROCC within each type of distortion (images)", xlabel="SROCC (higher is better)", ylabel="")
     axis.set_yticks(range(len(order)), [f"{kind} ({counts[kind]})" for kind in order], fontsize=6.5)
     axis.legend(frameon=False, fontsize=7)
     sns.despine(ax=axis)
     return _done(figure)
 
 
-def accuracy_by_windows(estimates: Mapping[int, Estimate]) -> Figure:
-    """2AFC accuracy against the number of windows that a triplet is judged by, with 95 % intervals."""
+def accuracy_by_crops(estimates: Mapping[int, Estimate]) -> Figure:
+    """2AFC accuracy against the number of crops that a triplet is judged by, with 95 % intervals."""
     counts = list(estimates)
     figure, axis = plt.subplots(figsize=(4.2, 2.6), layout="constrained")
     axis.fill_between(counts, *zip(*((e.low, e.high) for e in estimates.values()), strict=True), alpha=0.2)
     axis.plot(counts, [estimate.value for estimate in estimates.values()], "o-", markersize=4)
     axis.set_xscale("log", base=2)
     axis.set_xticks(counts, [str(count) for count in counts])
-    axis.set(title="accuracy by windows a triplet (band: 95 %)", xlabel="windows", ylabel="accuracy (higher is better)")
+    axis.set(title="accuracy by crops a triplet (band: 95 %)", xlabel="crops", ylabel="accuracy (higher is better)")
     sns.despine(ax=axis)
     return _done(figure)
 
@@ -533,7 +533,7 @@ def reliability(curve: Calibration, title: str) -> Figure:
 
 
 def pairs(dataset: IQADataset, indices: Sequence[int], predictions: pd.DataFrame | None = None) -> Figure:
-    """Pairs, one a column: reference above, distorted picture below, with type, people's score and, if given, ours."""
+    """Pairs, one a column: reference above, distorted image below, with type, people's score and, if given, ours."""
     figure, axes = _grid(2, len(indices), 2.3, 1.9)
     for (above, below), index in zip(axes.T, indices, strict=True):
         record: Pair = dataset.records[index]
@@ -607,11 +607,11 @@ def scatter(
 
 
 def quality_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], title: str) -> Figure:
-    """Reference, distorted picture, and where a metric sees a loss, scale by scale, all in the same colours.
+    """Reference, distorted image, and where a metric sees a loss, scale by scale, all in the same colours.
 
     Args:
-        images: Reference and distorted picture, `(3, H, W)` in [0, 1].
-        maps: `(1, 1, h, w)` by name, 1 where the pictures are alike.
+        images: Reference and distorted image, `(3, H, W)` in [0, 1].
+        maps: `(1, 1, h, w)` by name, 1 where the images are alike.
         title: Of the figure.
     """
     figure, axes = _grid(2, -(-(len(maps) + 2) // 2), 2.1, 1.8)
@@ -632,13 +632,13 @@ def quality_maps(images: Sequence[Tensor], maps: Mapping[str, Tensor], title: st
 def quality_maps_of_two(
     reference: Tensor, images: Mapping[str, Tensor], maps: Mapping[str, Mapping[str, Sequence[Tensor]]], title: str
 ) -> Figure:
-    """Two distorted pictures of one reference, and where metrics see their losses: one row a metric and picture.
+    """Two distorted images of one reference, and where metrics see their losses: one row a metric and image.
 
     Args:
         reference: `(3, H, W)` in [0, 1].
-        images: The distorted pictures by name, likewise.
-        maps: By metric, then by picture: `(1, 1, h, w)` of each scale or layer, 1 where the pictures are alike. The
-            colours of a scale are the same for all pictures.
+        images: The distorted images by name, likewise.
+        maps: By metric, then by image: `(1, 1, h, w)` of each scale or layer, 1 where the images are alike. The
+            colours of a scale are the same for all images.
         title: Of the figure.
     """
     columns = max(len(scales) for of_metric in maps.values() for scales in of_metric.values())
@@ -667,7 +667,7 @@ def quality_maps_of_two(
 def maps_beside(
     images: Mapping[str, Tensor], maps: Mapping[str, Tensor], title: str, *, limits: tuple = (None, None)
 ) -> Figure:
-    """Pictures, and maps of the same scene with a colour bar each.
+    """Images, and maps of the same scene with a colour bar each.
 
     Args:
         images: By name, `(3, H, W)` in [0, 1].
@@ -736,30 +736,30 @@ def query_attention(
 
 
 def places(
-    pictures: Mapping[str, np.ndarray],
+    images: Mapping[str, np.ndarray],
     maps: Mapping[str, tuple[Tensor, str, tuple[float, float]]] = {},
     columns: int = 3,
 ) -> Figure:
-    """Pictures, and what was found at each place of them, every map with a colour bar of its own.
+    """Images, and what was found at each place of them, every map with a colour bar of its own.
 
     All is placed by hand: a layout engine would take longer than the rest, and sliders wait for this figure.
 
     Args:
-        pictures: uint8 RGB `(H, W, 3)` by title.
+        images: uint8 RGB `(H, W, 3)` by title.
         maps: By title: values `(h, w)`, their unit and direction, and the values at the ends of its colours.
         columns: Panels a row.
     """
-    rows = -(-(len(pictures) + len(maps)) // columns)
+    rows = -(-(len(images) + len(maps)) // columns)
     beside = 0.27 if maps else 0.02  # of a panel's width, for colour bars
     room = dict(left=0.01, right=1 - beside / columns, bottom=0.03 / rows, top=1 - 0.12 / rows)
     figure, axes = plt.subplots(rows, columns, figsize=(3.2 * columns, 2.15 * rows), squeeze=False)
     figure.subplots_adjust(**room, wspace=1.25 * beside, hspace=0.16)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
-        axis.imshow(picture)
+    for axis, (title, image) in zip(axes.flat, images.items(), strict=False):
+        axis.imshow(image)
         axis.set_title(title, fontsize=9, y=1.0)
-    for axis, (title, (values, unit, ends)) in zip(axes.flat[len(pictures) :], maps.items(), strict=False):
+    for axis, (title, (values, unit, ends)) in zip(axes.flat[len(images) :], maps.items(), strict=False):
         drawn = axis.imshow(values.float().numpy(force=True), cmap="viridis", vmin=ends[0], vmax=ends[1])
         axis.set_title(title, fontsize=9, y=1.0)
         bar = figure.colorbar(

@@ -1,7 +1,7 @@
-"""Score pictures of your own: `python -m iqa_lib.score REF DIST [--metric ssim]`.
+"""Score images of your own: `python -m iqa_lib.score REF DIST [--metric ssim]`.
 
-REF and DIST are two pictures, or two folders whose pictures have the same names, or one reference and a folder; or REF
-alone is a CSV with columns reference,distorted. With a third picture B, or a CSV with columns reference,a,b, the answer
+REF and DIST are two images, or two folders whose images have the same names, or one reference and a folder; or REF
+alone is a CSV with columns reference,distorted. With a third image B, or a CSV with columns reference,a,b, the answer
 is which of DIST and B is closer to REF. Exit status: 0 all scored, 1 something could not be, 2 wrong usage.
 
 From Python it is a function, `iqa_lib.score(reference, distorted, metric)`. This module has the same name because
@@ -17,8 +17,8 @@ from types import ModuleType
 import pandas as pd
 import yaml
 
-from iqa_lib import scoring
-from iqa_lib.backbones import WeightsError
+from iqa_lib.lab import scoring
+from iqa_lib.weights import WeightsError
 
 
 class _Callable(ModuleType):
@@ -33,9 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m iqa_lib.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("reference", nargs="?", metavar="REF", help="a picture, a folder, or a CSV of pairs")
-    parser.add_argument("distorted", nargs="?", metavar="DIST", help="a picture or a folder")
-    parser.add_argument("b", nargs="?", metavar="B", help="another picture: which of DIST and B is closer?")
+    parser.add_argument("reference", nargs="?", metavar="REF", help="an image, a folder, or a CSV of pairs")
+    parser.add_argument("distorted", nargs="?", metavar="DIST", help="an image or a folder")
+    parser.add_argument("b", nargs="?", metavar="B", help="another image: which of DIST and B is closer?")
     parser.add_argument(
         "--metric", default="topiq-fr", help="a name of --list, or a run's folder (default %(default)s)"
     )
@@ -75,13 +75,13 @@ def _pairs(given: argparse.Namespace, parser: argparse.ArgumentParser) -> pd.Dat
         return pd.DataFrame([(given.reference, given.distorted, given.b)], columns=["reference", "a", "b"])
     if not given.distorted:
         if not given.reference.lower().endswith(".csv"):
-            parser.error(f"{given.reference} came alone; wanted REF DIST, or a CSV of pairs")
+            parser.error(f"{given.reference} came alone, expected REF DIST, or a CSV of pairs")
         return scoring.pairs_of_csv(given.reference)
     if not Path(given.distorted).is_dir():
         return pd.DataFrame([(given.reference, given.distorted)], columns=["reference", "distorted"])
     for folder in (given.reference, given.distorted):
         if Path(folder).is_dir() and (others := scoring.left_out(folder)):
-            print(f"no pictures by their endings, left out: {', '.join(map(str, others))}", file=sys.stderr)
+            print(f"no images by their endings, left out: {', '.join(map(str, others))}", file=sys.stderr)
     return scoring.pairs_of_folders(given.reference, given.distorted)
 
 

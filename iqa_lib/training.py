@@ -70,7 +70,7 @@ def fit(
 ) -> Fit:
     """Train what requires a gradient in `model`, and leave it in eval mode with the weights of the last step.
 
-    Everything random about step s follows from `seed` and s: the order of the records, their windows, dropout. So a run
+    Everything random about step s follows from `seed` and s: the order of the records, their crops, dropout. So a run
     that was killed and is started again with the same arguments continues from `folder`'s last checkpoint and, on one
     CPU, ends with the same bits as one that was not. A run that is complete in `folder` is loaded, not repeated.
 
@@ -116,9 +116,9 @@ def fit(
         tasks=len(tasks),
     )
     if not 0 <= lr_end <= lr:
-        raise ValueError(f"lr_end came as {lr_end}; wanted 0 to lr ({lr})")
+        raise ValueError(f"lr_end: got {lr_end}, expected 0 to lr ({lr})")
     if max_steps < 0:
-        raise ValueError(f"max_steps came as {max_steps}; wanted 0 (all) or more")
+        raise ValueError(f"max_steps: got {max_steps}, expected 0 (all) or more")
     folder, started = Path(folder), time.monotonic()
     if (folder / "fit.json").exists():
         return _load_finished(model, folder)
@@ -130,7 +130,7 @@ def fit(
         )
     steps_per_epoch = len(tasks[0].data) // batch_size
     if not steps_per_epoch:
-        raise ValueError(f"{name}: {len(tasks[0].data)} records came; wanted at least one batch of {batch_size}")
+        raise ValueError(f"{name}: {len(tasks[0].data)} records came, expected at least one batch of {batch_size}")
     total = min(epochs * steps_per_epoch, max_steps or epochs * steps_per_epoch)
     model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
     updater = _optimizer(model, optimizer, lr, momentum, weight_decay)
@@ -335,13 +335,13 @@ def _optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_d
 def _check(wanted: tuple[str, ...], **option: str) -> None:
     for name, value in option.items():
         if value not in wanted:
-            raise ValueError(f"{name} came as {value!r}; wanted one of {wanted}")
+            raise ValueError(f"{name}: got {value!r}, expected one of {wanted}")
 
 
 def _positive(**numbers: int) -> None:
     for name, value in numbers.items():
         if value < 1:
-            raise ValueError(f"{name} came as {value}; wanted at least 1")
+            raise ValueError(f"{name}: got {value}, expected at least 1")
 
 
 def _save(folder: Path, model: nn.Module, updater: torch.optim.Optimizer, history: list[dict], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""AHIQ: sizes of the paper, cut trunks against whole ones, the head against a second derivation, freezing, files."""
+"""AHIQ: sizes of the paper, cut backbones against whole ones, the head against a second derivation, freezing, files."""
 
 import gc
 import io
@@ -13,15 +13,13 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from test_crops import picture_set
+from test_crops import image_set
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d, deform_conv2d
 
-from iqa_lib.backbones import PACKAGED, Backbone, Weights, WeightsError
-from iqa_lib.data.crops import Crops
+from iqa_lib.backbones import PACKAGED, Backbone
 from iqa_lib.evaluation import predict
-from iqa_lib.features import FixedFeatures
 from iqa_lib.files import sha256
 from iqa_lib.models import ahiq as module
 from iqa_lib.models.ahiq import (
@@ -31,12 +29,14 @@ from iqa_lib.models.ahiq import (
     NUMPY_NUMBERS,
     POOLINGS,
     RESNET152_LAYER2,
-    CNNTrunk,
+    CNNBackbone,
     DeformConv,
     DeformFusion,
     Regressor,
-    ViTTrunk,
+    ViTBackbone,
 )
+from iqa_lib.views import Crops, FixedFeatures
+from iqa_lib.weights import Weights, WeightsError
 
 VIT_TAGS = {"b8": "vit_base_patch8_224.augreg_in21k_ft_in1k", "b16": "vit_base_patch16_224.augreg_in21k_ft_in1k"}
 SMALL_VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # where nothing is computed
@@ -58,41 +58,43 @@ PARAMETERS = {"deform_net": 13_010_450, "regressor": 14_158_338}
 
 
 @cache
-def trunk_once(kind, *args, **options):
-    trunk = kind(*args, **options)
-    return liven(trunk) if options["weights"] == "random" else trunk
+def backbone_once(kind, *args, **options):
+    backbone = kind(*args, **options)
+    return liven(backbone) if options["weights"] == "random" else backbone
 
 
 @contextmanager
-def shared_trunks():
-    """Trunks cost most of the time to build, and are frozen: those of the same options are one."""
+def shared_backbones():
+    """Backbones cost most of the time to build, and are frozen: those of the same options are one."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (CNNTrunk, ViTTrunk):
-            patch.setattr(module, kind.__name__, lambda *args, kind=kind, **options: trunk_once(kind, *args, **options))
+        for kind in (CNNBackbone, ViTBackbone):
+            patch.setattr(
+                module, kind.__name__, lambda *args, kind=kind, **options: backbone_once(kind, *args, **options)
+            )
         yield
 
 
 def ahiq(**options):
     """A model of random weights, none of which switches a branch off."""
     torch.manual_seed(0)
-    with shared_trunks():
+    with shared_backbones():
         model = AHIQ(**dict(vit="b16", cnn_weights="random", vit_weights="random") | options).eval()
     liven_heads(model)
     return model
 
 
 @torch.no_grad()
-def liven(trunk):
+def liven(backbone):
     """Normalisation layers that do something."""
     torch.manual_seed(2)
-    for layer in trunk.modules():
+    for layer in backbone.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
                 tensor.uniform_(0.5, 1.5)
         elif isinstance(layer, nn.LayerNorm):
             layer.weight.uniform_(0.5, 1.5)
             layer.bias.uniform_(-0.2, 0.2)
-    return trunk
+    return backbone
 
 
 @torch.no_grad()
@@ -112,12 +114,12 @@ def parameters(net):
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def whole(trunk):
+def whole(backbone):
     """The uncut network with a cut one's weights; where that has none they do not matter."""
     with torch.device("meta"):
-        net = timm.create_model(trunk.weights.network).eval()
+        net = timm.create_model(backbone.weights.network).eval()
     net.to_empty(device="cpu")
-    assert not net.load_state_dict(trunk.net.model.state_dict(), strict=False).unexpected_keys
+    assert not net.load_state_dict(backbone.net.model.state_dict(), strict=False).unexpected_keys
     return net
 
 
@@ -149,9 +151,9 @@ def maps_of_tokens(tokens, height, width):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forgotten_trunks():
+def forgotten_backbones():
     yield
-    trunk_once.cache_clear()
+    backbone_once.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -212,18 +214,22 @@ def test_shapes_of_maps(request, vit, height, width):
     assert all(tensor.std() > 1e-3 for tensor in maps.values())
 
 
-# --- Cut trunks are whole ones
+# --- Cut backbones are whole ones
 
 
 @pytest.mark.parametrize("name", TRUNKS)
 def test_cut_cnn_equals_the_whole_one(name):
     network, taps, channels = TRUNKS[name]
     cut = RESNET152_LAYER2 if name.endswith("layer2") else CNNS[name]
-    trunk, images, grid = trunk_once(CNNTrunk, cut, weights="random", norm="half"), pair(1, 96, 96)[0], (24, 24)
-    assert trunk.weights == Weights(network, "random")
-    uncut = outputs(whole(trunk), taps, 2 * images - 1)
+    backbone, images, grid = (
+        backbone_once(CNNBackbone, cut, weights="random", norm="half"),
+        pair(1, 96, 96)[0],
+        (24, 24),
+    )
+    assert backbone.weights == Weights(network, "random")
+    uncut = outputs(whole(backbone), taps, 2 * images - 1)
     resized = [y if y.shape[-2:] == grid else F.interpolate(y, size=grid, mode="bilinear") for y in uncut]
-    ours = trunk(images)
+    ours = backbone(images)
     assert ours.shape == (1, channels, *grid)
     assert ours.std() > 0.1
     assert torch.equal(ours, torch.cat(resized, dim=1))
@@ -231,24 +237,24 @@ def test_cut_cnn_equals_the_whole_one(name):
 
 @pytest.mark.parametrize("vit", VIT_TAGS)
 def test_cut_vit_equals_the_whole_one(request, vit):
-    trunk = request.getfixturevalue({"b8": "paper", "b16": "model"}[vit]).backbone["vit"]
+    backbone = request.getfixturevalue({"b8": "paper", "b16": "model"}[vit]).backbone["vit"]
     images, side = pair(1, 224, 224)[0], 224 // int(vit[1:])
-    tokens = outputs(whole(trunk), [f"blocks.{i}" for i in range(5)], 2 * images - 1)
-    assert trunk.weights.network == VIT_TAGS[vit]
-    assert torch.equal(trunk(images), maps_of_tokens(tokens, side, side))  # (1, 3840, 28, 28) or (1, 3840, 14, 14)
+    tokens = outputs(whole(backbone), [f"blocks.{i}" for i in range(5)], 2 * images - 1)
+    assert backbone.weights.network == VIT_TAGS[vit]
+    assert torch.equal(backbone(images), maps_of_tokens(tokens, side, side))  # (1, 3840, 28, 28) or (1, 3840, 14, 14)
 
 
 @torch.no_grad()
-def test_positions_of_other_windows_are_the_table_resized(model):
-    trunk, images = model.backbone["vit"], pair(1, 64, 96)[0]
-    state = trunk.net.model.state_dict()
+def test_positions_of_other_crops_are_the_table_resized(model):
+    backbone, images = model.backbone["vit"], pair(1, 64, 96)[0]
+    state = backbone.net.model.state_dict()
     table = state["pos_embed"][:, 1:].view(1, 14, 14, 768).permute(0, 3, 1, 2)
     table = F.interpolate(table, size=(4, 6), mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
     net = whole(model.backbone["vit"])
     net.pos_embed = nn.Parameter(torch.cat([state["pos_embed"][:, :1], table], dim=1))
     net.patch_embed.strict_img_size = False
     tokens = outputs(net, [f"blocks.{i}" for i in range(5)], 2 * images - 1)
-    torch.testing.assert_close(trunk(images), maps_of_tokens(tokens, 4, 6), rtol=0, atol=1e-5)
+    torch.testing.assert_close(backbone(images), maps_of_tokens(tokens, 4, 6), rtol=0, atol=1e-5)
 
 
 def test_nothing_that_is_not_used_is_built():
@@ -259,11 +265,11 @@ def test_nothing_that_is_not_used_is_built():
         assert hasattr(net, "deform_net") == ("cnn" in names)
 
 
-def test_norms_of_the_trunks(model, monkeypatch):
+def test_norms_of_the_backbones(model, monkeypatch):
     imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def norms(net):
-        values = [(trunk.mean.flatten(), trunk.std.flatten()) for trunk in net.backbone.values()]
+        values = [(backbone.mean.flatten(), backbone.std.flatten()) for backbone in net.backbone.values()]
         return [tuple(tuple(round(x, 4) for x in part.tolist()) for part in both) for both in values]
 
     half = ((0.5,) * 3,) * 2
@@ -321,7 +327,7 @@ def author_state():
 
 
 def head_by_hand(state, cnn, vit, patch):
-    """Score, f, w and offsets from (reference, distorted) maps of both trunks."""
+    """Score, f, w and offsets from (reference, distorted) maps of both backbones."""
 
     def conv(x, part, name, **options):
         return F.conv2d(x, state[part][f"{name}.weight"], state[part][f"{name}.bias"], **options)
@@ -362,7 +368,7 @@ def checkpoint(tmp_path_factory):
 @pytest.mark.parametrize("vit", VIT_TAGS)
 @torch.no_grad()
 def test_the_authors_checkpoint_follows_the_equations(checkpoint, vit):
-    with shared_trunks():
+    with shared_backbones():
         net = AHIQ.from_author_checkpoint(checkpoint, vit=vit, cnn_weights="random", vit_weights="random").eval()
     assert net.checkpoint == Weights("AHIQ", "file", "epoch_33.pth", sha256(checkpoint))
     assert [weights.source for weights in net.backbone.weights.values()] == ["random", "random"]
@@ -513,7 +519,7 @@ def test_pooling_by_hand(packaged):
 
 @pytest.mark.parametrize("fusion", FUSIONS[:2])
 @torch.no_grad()
-def test_both_trunks_reach_the_score(model, fusion):
+def test_both_backbones_reach_the_score(model, fusion):
     net = model if fusion == "deform+concat" else ahiq(fusion=fusion)
     reference, distorted = map(net.extract, pair())
     score = net(reference, distorted)
@@ -552,7 +558,7 @@ def test_the_packaged_network_needs_no_download(packaged):
 
 
 @torch.no_grad()
-def test_swapping_the_pictures_changes_the_score(model):
+def test_swapping_the_images_changes_the_score(model):
     reference, distorted = pair()
     score, maps = model(reference, distorted, return_maps=True)
     swapped, swapped_maps = model(distorted, reference, return_maps=True)
@@ -573,7 +579,7 @@ def test_offsets_come_from_the_reference_alone(model):
 
 
 @torch.no_grad()
-def test_identical_pictures_show_no_difference():
+def test_identical_images_show_no_difference():
     net = ahiq(cnn="packaged", cnn_weights="packaged", fusion="cnn")
     same, different = (pair()[0], pair()[0]), pair()
     before = net(*same), net(*different)
@@ -605,7 +611,7 @@ def test_features_in_place_of_images(model):
 def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
     net = ahiq(cnn="packaged", cnn_weights="packaged")
-    crops = Crops(picture_set(tmp_path, [(64, 64), (48, 64)], pairs=True), "corners", 32)
+    crops = Crops(image_set(tmp_path, [(64, 64), (48, 64)], pairs=True), "corners", 32)
     expected = predict(net, crops)
     features = FixedFeatures(crops, net)
     assert features.maps[0].shape[1:] == (176, 8, 8)
@@ -614,9 +620,9 @@ def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(predict(net, features, max_batch=3), expected, rtol=0, atol=1e-5)
 
 
-def test_models_share_the_kept_features_of_a_trunk(tmp_path, monkeypatch):
+def test_models_share_the_kept_features_of_a_backbone(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
-    crops = Crops(picture_set(tmp_path, [(64, 64)], pairs=True), "corners", 32)
+    crops = Crops(image_set(tmp_path, [(64, 64)], pairs=True), "corners", 32)
     kept = [
         FixedFeatures(crops, ahiq(vit="b16", **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
     ]
@@ -627,11 +633,11 @@ def test_models_share_the_kept_features_of_a_trunk(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_attention_is_the_class_tokens(model):
-    trunk, images = model.backbone["vit"], pair()
-    net = trunk.net.model
+    backbone, images = model.backbone["vit"], pair()
+    net = backbone.net.model
     inputs = []
     hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for block in net.blocks]
-    trunk(images[1])
+    backbone(images[1])
     for hook in hooks:
         hook.remove()
     expected = []
@@ -684,11 +690,11 @@ def test_bf16_learns(cnn):
 # --- Freezing
 
 
-def test_trunks_stay_as_they_are_and_the_heads_learn():
+def test_backbones_stay_as_they_are_and_the_heads_learn():
     net = ahiq(cnn="packaged")
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.train()
-    assert not any(module.training for trunk in net.backbone.values() for module in trunk.net.modules())
+    assert not any(module.training for backbone in net.backbone.values() for module in backbone.net.modules())
     optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 1e-3)
     F.mse_loss(net(*pair(2, 32, 48)), torch.tensor([0.0, 1.0])).backward()
     optimizer.step()
@@ -713,7 +719,7 @@ def kept_for_backward(call):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_training_keeps_nothing_of_the_trunks(fusion):
+def test_training_keeps_nothing_of_the_backbones(fusion):
     net = ahiq(cnn="packaged", fusion=fusion).train()
     images = pair(1, 32, 48)
     features = [net.extract(image) for image in images]
@@ -722,8 +728,8 @@ def test_training_keeps_nothing_of_the_trunks(fusion):
     from_features, _ = kept_for_backward(lambda: net(*features))
     assert output.requires_grad
     assert sum(kept.values()) == sum(from_features.values())
-    trunks = {p.untyped_storage().data_ptr() for p in (*net.backbone.parameters(), *net.backbone.buffers())}
-    assert not trunks & set(kept)
+    backbones = {p.untyped_storage().data_ptr() for p in (*net.backbone.parameters(), *net.backbone.buffers())}
+    assert not backbones & set(kept)
     assert net.extract(images[0].requires_grad_())[0].grad_fn is None
 
 
@@ -733,13 +739,13 @@ def test_training_keeps_nothing_of_the_trunks(fusion):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"preset": "official"}, ValueError, r"preset came as 'official'; wanted one of \('paper', 'official_code'\)"),
-        ({"cnn": "resnet18"}, ValueError, r"cnn came as 'resnet18'; wanted one of \('resnet50', .*'packaged'\)"),
-        ({"vit": "l16"}, ValueError, r"vit came as 'l16'; wanted one of \('b8', 'b16'\)"),
-        ({"fusion": "deform"}, ValueError, r"fusion came as 'deform'; wanted one of \('deform\+concat', 'concat', "),
-        ({"pooling": "mean"}, ValueError, r"pooling came as 'mean'; wanted one of \('patch', 'spatial', 'both'\)"),
-        ({"resnet152_blocks": "layer3"}, ValueError, r"resnet152_blocks came as 'layer3'; wanted one of \('layer1',"),
-        ({"norm": "zero"}, ValueError, r"norm came as 'zero'; wanted 'weights' or one of 'half'"),
+        ({"preset": "official"}, ValueError, r"preset: got 'official', expected one of \('paper', 'official_code'\)"),
+        ({"cnn": "resnet18"}, ValueError, r"cnn: got 'resnet18', expected one of \('resnet50', .*'packaged'\)"),
+        ({"vit": "l16"}, ValueError, r"vit: got 'l16', expected one of \('b8', 'b16'\)"),
+        ({"fusion": "deform"}, ValueError, r"fusion: got 'deform', expected one of \('deform\+concat', 'concat', "),
+        ({"pooling": "mean"}, ValueError, r"pooling: got 'mean', expected one of \('patch', 'spatial', 'both'\)"),
+        ({"resnet152_blocks": "layer3"}, ValueError, r"resnet152_blocks: got 'layer3', expected one of \('layer1',"),
+        ({"norm": "zero"}, ValueError, r"norm: got 'zero', expected 'weights' or one of 'half'"),
         ({"cnn_weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
         (
             {"fusion": "vit", "vit_weights": "packaged"},
@@ -756,9 +762,9 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 16, 64), "came 16x64; wanted sides of at least 32"),
-        (pair(1, 40, 64), r"came 40x64; wanted sides that are multiples of 16, the ViT's patch: crop or enlarge"),
-        (pair(1, 64, 40), "came 64x40; wanted sides that are multiples of 16"),
+        (pair(1, 16, 64), "came 16x64, expected sides of at least 32"),
+        (pair(1, 40, 64), r"came 40x64, expected sides that are multiples of 16, the ViT's patch: crop or enlarge"),
+        (pair(1, 64, 40), "came 64x40, expected sides that are multiples of 16"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"wanted \[0, 1\]"),
     ],
@@ -779,7 +785,7 @@ def test_the_smallest_and_an_uneven_image_run(paper):
 
 def test_a_checkpoint_that_does_not_fit_is_named(checkpoint, tmp_path):
     def load(file, **options):
-        with shared_trunks():
+        with shared_backbones():
             AHIQ.from_author_checkpoint(file, **dict(vit="b16", cnn_weights="random", vit_weights="random") | options)
 
     with pytest.raises(WeightsError, match=r"epoch_33\.pth does not fit AHIQ: it has deform_net\.conv_offset\.we"):
@@ -812,7 +818,7 @@ def test_numbers_of_old_and_new_numpy_are_read(named, number):
 
 @pytest.mark.parametrize(("fusion", "prefix"), [("cnn", "resnet50"), ("vit", "vit")])
 def test_a_file_of_a_whole_model(monkeypatch, tmp_path, fusion, prefix):
-    """IQA-PyTorch's layout: everything under `params`, trunks too, also what we cut off."""
+    """IQA-PyTorch's layout: everything under `params`, backbones too, also what we cut off."""
     monkeypatch.setitem(module.VITS, "b16", (SMALL_VIT, 16))
     net = ahiq(fusion=fusion)
     state = {f"{part}.{key}": x for part in PARAMETERS if hasattr(net, part) for key, x in heads(net, part).items()}
@@ -841,9 +847,9 @@ def test_own_state_goes_round(packaged):
         assert torch.equal(again(*pair()), packaged(*pair()))
 
 
-def test_trunks_are_backbones(model):
-    assert all(isinstance(trunk, Backbone) and trunk.frozen for trunk in model.backbone.values())
-    assert [(trunk.channels, trunk.strides) for trunk in model.backbone.values()] == [
+def test_backbones_are_backbones(model):
+    assert all(isinstance(backbone, Backbone) and backbone.frozen for backbone in model.backbone.values())
+    assert [(backbone.channels, backbone.strides) for backbone in model.backbone.values()] == [
         ((768,), (4,)),
         ((768,) * 5, (16,) * 5),
     ]

@@ -185,10 +185,10 @@ def test_stem_without_pool_halves_the_strides():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet18", {}, "'resnet18' is no full timm tag; wanted one such as 'resnet50.a1_in1k'"),
+        ("resnet18", {}, "'resnet18' is no full timm tag, expected one such as 'resnet50.a1_in1k'"),
         ("resnet18.a1_in2k", {}, "no full timm tag"),
         ("convnext_tiny.fb_in1k", {"stem_pool": False}, "has no max-pool in its stem: give stem_pool=True"),
-        (PACKAGED, {"se": True}, "needs a Res2Net or ResNet trunk: give se=False"),
+        (PACKAGED, {"se": True}, "needs a Res2Net or ResNet backbone: give se=False"),
     ],
 )
 def test_options_a_network_has_not_are_errors(name, options, message):
@@ -257,9 +257,9 @@ def test_of_blocks_with_one_stride_the_last_is_tapped():
 @pytest.mark.parametrize(
     ("name", "strides", "message"),
     [
-        (RESNET, (4, 64), rf"'{RESNET}' has stages of strides \[2, 4, 8, 16, 32\]; wanted \[64\] too"),
-        (CONVNEXT, (2, 4, 3), rf"'{CONVNEXT}' has stages of strides \[4, 8, 16, 32\]; wanted \[2, 3\] too"),
-        ("resnet18", (4,), "'resnet18' is no full timm tag; wanted one such as 'resnet50.a1_in1k'"),
+        (RESNET, (4, 64), rf"'{RESNET}' has stages of strides \[2, 4, 8, 16, 32\], expected \[64\] too"),
+        (CONVNEXT, (2, 4, 3), rf"'{CONVNEXT}' has stages of strides \[4, 8, 16, 32\], expected \[2, 3\] too"),
+        ("resnet18", (4,), "'resnet18' is no full timm tag, expected one such as 'resnet50.a1_in1k'"),
         ("resnet18.a1_in2k", (4,), "no full timm tag"),
     ],
 )
@@ -318,7 +318,7 @@ def test_the_norm_of_the_weights_is_the_networks_own():
 @pytest.mark.parametrize("norm", ["clip", "", None])
 def test_an_unknown_norm_is_an_error(norm):
     with pytest.raises(
-        ValueError, match=f"norm came as {norm!r}; wanted 'weights' or one of 'half', 'imagenet', 'none'"
+        ValueError, match=f"norm: got {norm!r}, expected 'weights' or one of 'half', 'imagenet', 'none'"
     ):
         Backbone(PACKAGED, taps=(1,), weights="random", norm=norm)
 
@@ -510,7 +510,9 @@ def test_the_wrong_file_is_named(saved):
 
 
 def test_no_file_is_an_error(tmp_path):
-    with pytest.raises(WeightsError, match=r"missing\.pth', which is no file; wanted auto, hub, packaged, random or a"):
+    with pytest.raises(
+        WeightsError, match=r"missing\.pth', which is no file, expected auto, hub, packaged, random or a"
+    ):
         Backbone(PACKAGED, taps=(1,), weights=tmp_path / "missing.pth")
 
 
@@ -560,10 +562,10 @@ def test_se_takes_plain_weights_and_opens_its_gates(saved):
             torch.testing.assert_close(tap, y, rtol=1e-4, atol=1e-4 * y.abs().max().item())
 
 
-def test_se_refuses_a_file_that_lacks_the_trunk(saved, tmp_path):
+def test_se_refuses_a_file_that_lacks_the_backbone(saved, tmp_path):
     state = {name: tensor for name, tensor in saved(RESNET).net.state_dict().items() if "layer1.0" not in name}
     save_file(state, tmp_path / "part.safetensors")
-    with pytest.raises(WeightsError, match=r"part\.safetensors .*lacks 12 tensors of the trunk.*'layer1\.0\.bn1"):
+    with pytest.raises(WeightsError, match=r"part\.safetensors .*lacks 12 tensors of the backbone.*'layer1\.0\.bn1"):
         Backbone(RESNET, taps=(1, 2), weights=tmp_path / "part.safetensors", se=True)
 
 
@@ -600,7 +602,7 @@ def test_se_keeps_the_scale(name, scale):
 
 @pytest.mark.parametrize("name", ["resnetv2_50.a1h_in1k", "resnet33ts.ra2_in1k", "resnetrs50.tf_in1k"])
 def test_se_where_it_does_not_fit(name):
-    with pytest.raises(ValueError, match="needs a Res2Net or ResNet trunk"):
+    with pytest.raises(ValueError, match="needs a Res2Net or ResNet backbone"):
         Backbone(name, taps=(1,), weights="random", se=True)
 
 
@@ -615,7 +617,7 @@ def test_thawing_in_training_lets_batch_norm_follow_at_once():
     assert all(module.training for module in model[0].freeze(False).net.modules())
 
 
-def test_random_weights_of_a_frozen_trunk_follow_the_seed_alone():
+def test_random_weights_of_a_frozen_backbone_follow_the_seed_alone():
     def weights(seed, drawn, frozen=True):
         torch.manual_seed(seed)
         torch.rand(drawn)

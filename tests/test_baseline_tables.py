@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from iqa_lib import baselines, data, runs, tables
+from iqa_lib import baselines, data
+from iqa_lib.lab import runs, tables
 
 ROWS = {
     "prfnet_table2": 3,
@@ -210,7 +211,7 @@ def test_one_seed_has_the_bootstraps_interval_and_several_students(here):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_difference_is_paired_over_the_same_pictures(here, same):
+def test_a_difference_is_paired_over_the_same_images(here, same):
     rng = np.random.default_rng(0)
     target = rng.integers(2, size=400).astype(float)
     made = {}

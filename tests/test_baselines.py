@@ -28,9 +28,9 @@ from torchmetrics.functional.image import (
 from torchvision.transforms.functional import gaussian_blur
 
 from iqa_lib import baselines
-from iqa_lib.backbones import WeightsError
 from iqa_lib.baselines import BASELINES, REPORTED, available, load, load_lpips, lpips_maps, ms_ssim_maps, prefer
 from iqa_lib.metrics import two_afc_accuracy
+from iqa_lib.weights import WeightsError
 
 CLASSICAL = [name for name, baseline in BASELINES.items() if not baseline.needs_weights]
 PRETRAINED = [name for name in BASELINES if name not in CLASSICAL]
@@ -84,7 +84,7 @@ def test_conventions_name_colour_and_data_range():
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_a_picture_compared_with_itself_gets_the_best_score(name, photo):
+def test_a_image_compared_with_itself_gets_the_best_score(name, photo):
     baseline = load(name)
     best = {"vifp": 1.0, "pieapp": 0.0}.get(name, baseline.high if baseline.higher_is_better else baseline.low)
     score = baseline.score(photo, photo.clone())
@@ -341,11 +341,11 @@ def test_lpips_from_a_complete_state_dict_is_the_packages_own(net, photo, random
     assert baseline.weights.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_trunk_in_the_hub_cache_is_used_and_its_hash_checked(photo, offline, monkeypatch):
-    trunk = torchvision.models.squeezenet1_1()
+def test_a_backbone_in_the_hub_cache_is_used_and_its_hash_checked(photo, offline, monkeypatch):
+    backbone = torchvision.models.squeezenet1_1()
     offline.mkdir()
     draft = offline / "draft.pth"
-    torch.save(trunk.state_dict(), draft)
+    torch.save(backbone.state_dict(), draft)
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()
     path = draft.rename(offline / f"squeezenet-{digest[:8]}.pth")
     recipe = replace(baselines._NETWORKS["lpips-squeeze"], url=f"https://example.org/{path.name}")
@@ -353,7 +353,7 @@ def test_a_trunk_in_the_hub_cache_is_used_and_its_hash_checked(photo, offline, m
 
     assert available("lpips-squeeze")
     network = load_lpips("squeeze")
-    assert torch.equal(network.net.slice7[0].expand3x3.weight, trunk.features[12].expand3x3.weight)
+    assert torch.equal(network.net.slice7[0].expand3x3.weight, backbone.features[12].expand3x3.weight)
     file = Path(lpips.__file__).parent / "weights/v0.1/squeeze.pth"
     package = torch.load(file, map_location="cpu", weights_only=True)
     assert torch.equal(network.lin6.model[1].weight, package["lin6.model.1.weight"])
@@ -393,10 +393,10 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, random_lpips):
         load("lpips-alex", weights=tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="does not hold the weights of lpips-alex"):
         load("lpips-alex", weights=random_lpips("squeeze")[0])
-    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "trunk.pth")
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "backbone.pth")
     for name in ("lpips-alex", "dists", "pieapp"):
         with pytest.raises(WeightsError, match=f"does not hold the weights of {name}"):
-            load(name, weights=tmp_path / "trunk.pth")
+            load(name, weights=tmp_path / "backbone.pth")
     state = torch.load(random_lpips("squeeze")[0], weights_only=True)
     del state["lin0.model.1.weight"]
     torch.save(state, tmp_path / "partial.pth")
@@ -414,25 +414,25 @@ def test_loading_leaves_the_random_numbers_alone(random_lpips):
 
 
 def test_names_and_weights_are_checked():
-    with pytest.raises(ValueError, match="'lpips' is unknown; wanted one of psnr"):
+    with pytest.raises(ValueError, match="'lpips' is unknown, expected one of psnr"):
         load("lpips")
-    with pytest.raises(ValueError, match=r"psnr came with weights='x\.pth', but has no network"):
+    with pytest.raises(ValueError, match=r"psnr: got weights='x\.pth', but has no network"):
         load("psnr", weights="x.pth")
     with pytest.raises(WeightsError, match=r"load\('dists'\)"):
         BASELINES["dists"].score(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
 
 
 def test_dists_agrees_with_piq(photo, monkeypatch):
-    """Two implementations on one random trunk; piq takes alpha and beta divided by their sum."""
+    """Two implementations on one random backbone; piq takes alpha and beta divided by their sum."""
     torch.manual_seed(0)
     network = baselines._build_dists().eval()
-    trunk = torchvision.models.vgg16()
-    trunk_state = {f"features.{key}": value for key, value in trunk.features.state_dict().items()}
-    network.load_state_dict(baselines._complete(network, trunk_state))
+    backbone = torchvision.models.vgg16()
+    backbone_state = {f"features.{key}": value for key, value in backbone.features.state_dict().items()}
+    network.load_state_dict(baselines._complete(network, backbone_state))
     total = network.alpha.sum() + network.beta.sum()
     normalised = {"alpha": network.alpha.detach() / total, "beta": network.beta.detach() / total}
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: normalised)
-    monkeypatch.setattr(piq.perceptual, "vgg16", lambda **_: trunk)
+    monkeypatch.setattr(piq.perceptual, "vgg16", lambda **_: backbone)
     expected = piq.DISTS(reduction="none")(photo, noisy(photo, 0.2))
     baseline = replace(BASELINES["dists-full"], compute=partial(baselines._dists, network, side=None))
     torch.testing.assert_close(baseline.score(photo, noisy(photo, 0.2)), expected.reshape(1), rtol=1e-4, atol=1e-5)

@@ -77,9 +77,9 @@ def test_all_problems_are_named_at_once(tree):
     write(root / "distorted_images/I04_24_5.bmp", encoded((SIDE, 2 * SIDE)))
     problems = check("tid2013", root).problems
     wanted = [
-        "mos_with_names.txt, line 2: MOS came as nan",
-        "mos_with_names.txt, line 4: MOS came as 11",
-        "mos_with_names.txt, line 11: columns: 1 came, wanted 2",
+        "mos_with_names.txt, line 2: MOS: got nan",
+        "mos_with_names.txt, line 4: MOS: got 11",
+        "mos_with_names.txt, line 11: columns: 1 came, expected 2",
         "mos_with_names.txt, line 12: I01_01_1.bmp came before",
         "I02.bmp: is missing",
         "I03_01_1.bmp: is missing",
@@ -124,7 +124,7 @@ def test_part_that_was_not_unpacked_is_a_remark(tree, name, part, path):
 def test_folder_that_holds_nothing_is_a_problem(tmp_path, name):
     report = check(name, tmp_path)
     assert not report.ok
-    assert f"holds nothing of {name}; wanted layout" in report.problems[0]
+    assert f"holds nothing of {name}, expected layout" in report.problems[0]
 
 
 def test_reference_on_two_sides_is_a_problem(tree):

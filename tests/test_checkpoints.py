@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from iqa_lib.backbones import WeightsError
-from iqa_lib.checkpoints import load_complete, read_checkpoint
+from iqa_lib.weights import WeightsError, load_complete, read_checkpoint
 
 DAMAGED = r"file\.pt (cannot be read|is damaged)"
 
@@ -137,7 +136,7 @@ def test_a_plain_pickle_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("content", "kind"), [(torch.zeros(2), "Tensor"), ([1, 2], "list"), (None, "NoneType")])
 def test_other_than_a_dict_is_refused(save, content, kind):
-    with pytest.raises(WeightsError, match=rf"file\.pt holds a {kind}; wanted a dict with 'params', or a state dict"):
+    with pytest.raises(WeightsError, match=rf"file\.pt holds a {kind}, expected a dict with 'params', or a state dict"):
         read_checkpoint(save(content), "params")
 
 

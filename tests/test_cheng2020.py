@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from iqa_lib import cheng2020
-from iqa_lib.backbones import PACKAGED, Backbone, Weights, WeightsError
-from iqa_lib.cheng2020 import GDN, Cheng2020Anchor, ResidualBlock, StridedResidualBlock, find_weights
+from iqa_lib.backbones import PACKAGED, Backbone
+from iqa_lib.models import cheng2020
+from iqa_lib.models.cheng2020 import GDN, Cheng2020Anchor, ResidualBlock, StridedResidualBlock, find_weights
+from iqa_lib.weights import Weights, WeightsError
 
 PEDESTAL = 2**-36
 CONSTANTS = {
@@ -216,7 +217,7 @@ def test_fresh_gdn_divides_each_channel_by_itself():
 
 
 def centred(conv, weight, bias):
-    """Let a convolution of one channel look at the middle of its window only."""
+    """Let a convolution of one channel look at the middle of its crop only."""
     conv.weight.data.zero_()[..., conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = weight
     conv.bias.data.fill_(bias)
 
@@ -385,14 +386,14 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
 
 @pytest.mark.parametrize("weights", ["missing.pth", "packaged"])
 def test_no_file_is_an_error(weights):
-    message = rf"weights came as '{weights}', which is no file; wanted auto, hub, random or a path"
+    message = rf"weights: got '{weights}', which is no file, expected auto, hub, random or a path"
     with pytest.raises(WeightsError, match=message):
         Cheng2020Anchor(quality=1, weights=weights)
 
 
 @pytest.mark.parametrize("quality", [0, 7, "6", None])
 def test_unknown_qualities_are_errors(quality):
-    with pytest.raises(ValueError, match=f"quality came as {quality!r}; wanted one of 1, 2, 3, 4, 5, 6"):
+    with pytest.raises(ValueError, match=f"quality: got {quality!r}, expected one of 1, 2, 3, 4, 5, 6"):
         Cheng2020Anchor(quality=quality, weights="random")
 
 

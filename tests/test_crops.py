@@ -1,4 +1,4 @@
-"""Windows: where they lie and what decides them; features of fixed windows: kept, they change nothing."""
+"""Crops: where they lie and what decides them; features of fixed crops: kept, they change nothing."""
 
 import math
 import time
@@ -14,15 +14,14 @@ from torch.utils.data import DataLoader
 
 from iqa_lib.backbones import PACKAGED, Backbone
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
-from iqa_lib.data.crops import PROTOCOLS, Crops, windows
-from iqa_lib.features import FixedFeatures
 from iqa_lib.models import PRFNet
+from iqa_lib.views import PROTOCOLS, Crops, FixedFeatures, crop_places
 
 FIXED = [{"protocol": "grid", "count": 0}, {"protocol": "grid", "count": 2}, {"protocol": "corners"}]
 
 
-def picture_set(folder: Path, sizes: list[tuple[int, int]], pairs: bool = False) -> IQADataset:
-    """One record a size `(width, height)`: the pixel at (y, x) is (y, x, noise), so a window tells where it lies."""
+def image_set(folder: Path, sizes: list[tuple[int, int]], pairs: bool = False) -> IQADataset:
+    """One record a size `(width, height)`: the pixel at (y, x) is (y, x, noise), so a crop tells where it lies."""
     rng, records = np.random.default_rng(0), []
     for number, (width, height) in enumerate(sizes):
         paths = [folder / f"{number}_{name}.png" for name in ("reference", "a", "b")][: 2 if pairs else 3]
@@ -32,20 +31,20 @@ def picture_set(folder: Path, sizes: list[tuple[int, int]], pairs: bool = False)
             Image.fromarray(pixels).save(path)
         label = round(rng.random(), 3)
         records.append((Pair if pairs else Triplet)(*paths, label, f"reference {number}", label))
-    return IQADataset("pictures", "all", records, Label("share", 0, 1, True))
+    return IQADataset("images", "all", records, Label("share", 0, 1, True))
 
 
-def place(window: torch.Tensor) -> tuple[int, int]:
-    """Top left corner of a window, and a mirrored one's."""
-    return int(window[0].min()), int(window[1].min())
+def place(crop: torch.Tensor) -> tuple[int, int]:
+    """Top left corner of a crop, and a mirrored one's."""
+    return int(crop[0].min()), int(crop[1].min())
 
 
-def mirrored(window: torch.Tensor) -> bool:
-    return bool(window[1, 0, 0] > window[1, 0, -1])
+def mirrored(crop: torch.Tensor) -> bool:
+    return bool(crop[1, 0, 0] > crop[1, 0, -1])
 
 
 def mirrored_and_turned(image: torch.Tensor, axes: tuple[int, ...], quarters: int = 0) -> torch.Tensor:
-    """Mirrored first, then turned anticlockwise by so many quarters: one window or a stack of them."""
+    """Mirrored first, then turned anticlockwise by so many quarters: one crop or a stack of them."""
     return torch.from_numpy(np.rot90(np.flip(image.numpy(), axes), quarters, axes=(-2, -1)).copy())
 
 
@@ -55,7 +54,7 @@ MIRRORED = {
     "vertical": [(), (-2,)],
     "both": [(), (-1,), (-2,), (-1, -2)],
 }
-"""What may become of a window under each kind of flip."""
+"""What may become of a crop under each kind of flip."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -69,8 +68,8 @@ def one_thread_of_the_cpu():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    return picture_set(tmp_path, [(60, 50)] * 6)
+def samples(tmp_path):
+    return image_set(tmp_path, [(60, 50)] * 6)
 
 
 def equal(items, others) -> bool:
@@ -81,11 +80,11 @@ def equal(items, others) -> bool:
 
 
 def test_whole_is_the_image_itself():
-    assert windows("whole", 30, 50, 0) == windows("whole", 30, 50, 224) == [(0, 0)]
+    assert crop_places("whole", 30, 50, 0) == crop_places("whole", 30, 50, 224) == [(0, 0)]
 
 
 def test_corners_by_hand():
-    assert windows("corners", 100, 81, 32) == [(0, 0), (0, 49), (68, 0), (68, 49), (34, 24)]
+    assert crop_places("corners", 100, 81, 32) == [(0, 0), (0, 49), (68, 0), (68, 49), (34, 24)]
 
 
 @pytest.mark.parametrize(
@@ -98,13 +97,13 @@ def test_corners_by_hand():
     ],
 )
 def test_grid_by_hand(height, width, expected):
-    assert windows("grid", height, width, 4) == expected
+    assert crop_places("grid", height, width, 4) == expected
 
 
 @pytest.mark.parametrize("size", [1, 7, 32, 37])
 @pytest.mark.parametrize(("height", "width"), [(37, 37), (64, 96), (384, 512), (101, 38)])
-def test_grid_covers_the_image_with_as_few_windows_as_can_be(height, width, size):
-    covered, places = np.zeros((height, width), bool), windows("grid", height, width, size)
+def test_grid_covers_the_image_with_as_few_crops_as_can_be(height, width, size):
+    covered, places = np.zeros((height, width), bool), crop_places("grid", height, width, size)
     for top, left in places:
         assert 0 <= top <= height - size
         assert 0 <= left <= width - size
@@ -115,15 +114,15 @@ def test_grid_covers_the_image_with_as_few_windows_as_can_be(height, width, size
 
 @pytest.mark.parametrize("count", range(1, 14))
 def test_a_count_takes_evenly_from_the_grid(count):
-    whole, some = windows("grid", 40, 30, 10), windows("grid", 40, 30, 10, count)
+    whole, some = crop_places("grid", 40, 30, 10), crop_places("grid", 40, 30, 10, count)
     assert len(some) == len(set(some)) == min(count, 12)
     assert some == [place for place in whole if place in some]
     gaps = np.diff([whole.index(place) for place in some])
     assert np.ptp(gaps) <= 1 if count > 1 else some == [whole[6]]
 
 
-def test_random_windows_follow_the_seed_and_reach_every_place():
-    draw = partial(windows, "random", 12, 14, 10)
+def test_random_crops_follow_the_seed_and_reach_every_place():
+    draw = partial(crop_places, "random", 12, 14, 10)
     assert draw(5, seed=(1, 2)) == draw(5, seed=(1, 2)) != draw(5, seed=(1, 3))
     assert draw(5, seed=(1, 2)) == draw(3, seed=(1, 2)) + draw(5, seed=(1, 2))[3:]
     drawn = draw(3000)
@@ -133,75 +132,75 @@ def test_random_windows_follow_the_seed_and_reach_every_place():
     assert sum(share) == pytest.approx(1)
 
 
-def test_without_the_last_place_no_window_touches_the_far_edges():
-    draw = partial(windows, "random", 12, 14, 10, last_place=False)
+def test_without_the_last_place_no_crop_touches_the_far_edges():
+    draw = partial(crop_places, "random", 12, 14, 10, last_place=False)
     assert {place for place in draw(3000)} == {(top, left) for top in range(2) for left in range(4)}
     with pytest.raises(ValueError, match="crop 12 leaves no place in an image of 14x12 under last_place=False"):
-        windows("random", 12, 14, 12, 1, last_place=False)
+        crop_places("random", 12, 14, 12, 1, last_place=False)
 
 
 def test_place_errors():
-    with pytest.raises(ValueError, match=r"protocol came as 'five'; wanted one of \('whole', 'grid'"):
-        windows("five", 10, 10, 4)
+    with pytest.raises(ValueError, match=r"protocol: got 'five', expected one of \('whole', 'grid'"):
+        crop_places("five", 10, 10, 4)
     for protocol in set(PROTOCOLS) - {"whole"}:
         for height, width, size in ((10, 3, 4), (3, 10, 4), (10, 10, 0)):
             with pytest.raises(ValueError, match=f"crop {size} does not fit into an image of {width}x{height}"):
-                windows(protocol, height, width, size, count=1)
-    with pytest.raises(ValueError, match="'random' came with count 0"):
-        windows("random", 10, 10, 4)
+                crop_places(protocol, height, width, size, count=1)
+    with pytest.raises(ValueError, match="'random': got count 0"):
+        crop_places("random", 10, 10, 4)
 
 
 # --- Crops
 
 
-def test_averaged_windows_are_the_mean_of_those_that_were_drawn(pictures):
-    mean = Crops(pictures, "random", 16, averaged=3)
-    for index in range(len(pictures)):
-        *images, target = pictures.read(index)
-        places = windows("random", *images[0].shape[1:], 16, 3, mean.draw(4, index))
+def test_averaged_crops_are_the_mean_of_those_that_were_drawn(samples):
+    mean = Crops(samples, "random", 16, averaged=3)
+    for index in range(len(samples)):
+        *images, target = samples.read(index)
+        places = crop_places("random", *images[0].shape[1:], 16, 3, mean.draw(4, index))
         assert len(set(places)) > 1
         *seen, seen_target = mean[4, index]
         for image, average in zip(images, seen, strict=True):
             cut = [image[:, top : top + 16, left : left + 16].double() / 255 for top, left in places]
             assert torch.allclose(average.double(), sum(cut) / 3, atol=1e-6)
         assert seen_target == target
-    assert mean.fingerprint() != Crops(pictures, "random", 16).fingerprint()
+    assert mean.fingerprint() != Crops(samples, "random", 16).fingerprint()
 
 
-def test_windows_that_never_reach_the_edge_are_drawn_in_training_and_evaluation(pictures):
-    crops = Crops(pictures, "random", 49, count=60, last_place=False)
-    image = pictures.read(0)[0]
+def test_crops_that_never_reach_the_edge_are_drawn_in_training_and_evaluation(samples):
+    crops = Crops(samples, "random", 49, count=60, last_place=False)
+    image = samples.read(0)[0]
     down, right = (side - 49 for side in image.shape[1:])
     cut = {
         (top, left): image[:, top : top + 49, left : left + 49] for top in range(down + 1) for left in range(right + 1)
     }
     for seen in (crops.all(0)[0], [crops[epoch, 0][0] for epoch in range(60)]):
-        places = {next(place for place, part in cut.items() if torch.equal(part, window)) for window in seen}
+        places = {next(place for place, part in cut.items() if torch.equal(part, crop)) for crop in seen}
         assert places == {(top, left) for top in range(down) for left in range(right)}
 
 
 @pytest.mark.parametrize("options", [{"averaged": 0}, {"averaged": 2, "draws": 2}, {"averaged": 2, "protocol": "grid"}])
-def test_averages_want_random_windows(pictures, options):
-    with pytest.raises(ValueError, match=f"averaged came as {options['averaged']}; wanted 1, or more under protocol"):
-        Crops(pictures, **{"protocol": "random", "size": 16} | options)
+def test_averages_want_random_crops(samples, options):
+    with pytest.raises(ValueError, match=f"averaged: got {options['averaged']}, expected 1, or more under protocol"):
+        Crops(samples, **{"protocol": "random", "size": 16} | options)
 
 
 @pytest.mark.parametrize("options", [*FIXED, {"protocol": "random", "count": 3}], ids=str)
-def test_all_gives_the_protocols_windows_of_every_image(pictures, options):
-    crops = Crops(pictures, size=32, seed=5, flip="both", **options)
+def test_all_gives_the_protocols_crops_of_every_image(samples, options):
+    crops = Crops(samples, size=32, seed=5, flip="both", **options)
     *images, target = crops.all(2)
     count = options.get("count", 0)
-    expected = windows(options["protocol"], 50, 60, 32, count, seed=(5, 2))
-    for image, whole in zip(images, pictures.read(2), strict=False):
+    expected = crop_places(options["protocol"], 50, 60, 32, count, seed=(5, 2))
+    for image, whole in zip(images, samples.read(2), strict=False):
         assert image.dtype == torch.uint8
-        assert [place(window) for window in image] == expected
-        for window, (top, left) in zip(image, expected, strict=True):
-            assert torch.equal(window, whole[:, top : top + 32, left : left + 32])
-    assert (len(images), target.item()) == (3, pytest.approx(pictures.records[2].p_b))
+        assert [place(crop) for crop in image] == expected
+        for crop, (top, left) in zip(image, expected, strict=True):
+            assert torch.equal(crop, whole[:, top : top + 32, left : left + 32])
+    assert (len(images), target.item()) == (3, pytest.approx(samples.records[2].p_b))
 
 
 def test_whole_images_keep_their_sizes(tmp_path):
-    dataset = picture_set(tmp_path, [(40, 30), (33, 64)], pairs=True)
+    dataset = image_set(tmp_path, [(40, 30), (33, 64)], pairs=True)
     crops = Crops(dataset, "whole")
     for index, (width, height) in enumerate([(40, 30), (33, 64)]):
         assert [image.shape for image in crops.all(index)] == [(1, 3, height, width)] * 2 + [()]
@@ -210,9 +209,9 @@ def test_whole_images_keep_their_sizes(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"protocol": "random"}, *FIXED], ids=str)
-def test_a_draw_depends_on_seed_epoch_and_index_alone(pictures, options):
+def test_a_draw_depends_on_seed_epoch_and_index_alone(samples, options):
     keys = [(epoch, index) for epoch in range(8) for index in range(6)]
-    make = partial(Crops, pictures, size=32, flip="horizontal", **options)
+    make = partial(Crops, samples, size=32, flip="horizontal", **options)
     forwards, backwards = make(), make()
     drawn = {key: forwards[key] for key in keys}
     for key in reversed(keys):
@@ -225,15 +224,15 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone(pictures, options):
 
 
 @pytest.mark.parametrize("options", FIXED, ids=str)
-def test_training_takes_every_window_of_a_fixed_protocol_and_no_other(pictures, options):
-    crops = Crops(pictures, size=32, **options)
+def test_training_takes_every_crop_of_a_fixed_protocol_and_no_other(samples, options):
+    crops = Crops(samples, size=32, **options)
     drawn = {place(crops[epoch, 0][0]) for epoch in range(60)}
-    assert drawn == set(windows(options["protocol"], 50, 60, 32, options.get("count", 0)))
+    assert drawn == set(crop_places(options["protocol"], 50, 60, 32, options.get("count", 0)))
 
 
 @pytest.mark.parametrize("flip", list(MIRRORED))
-def test_images_of_a_record_share_window_and_mirror(pictures, flip):
-    plain, flipping = Crops(pictures, size=32), Crops(pictures, size=32, flip=flip)
+def test_images_of_a_record_share_crop_and_mirror(samples, flip):
+    plain, flipping = Crops(samples, size=32), Crops(samples, size=32, flip=flip)
     seen = dict.fromkeys(MIRRORED[flip], 0)
     for key in [(epoch, index) for epoch in range(60) for index in range(2)]:
         straight, images = plain[key][:3], flipping[key][:3]
@@ -245,8 +244,8 @@ def test_images_of_a_record_share_window_and_mirror(pictures, flip):
     assert all(abs(times - expected) < 3.5 * math.sqrt(expected) for times in seen.values())
 
 
-def test_small_images_are_enlarged_to_the_window_or_refused(tmp_path):
-    dataset = picture_set(tmp_path, [(40, 20), (16, 64), (50, 60)])
+def test_small_images_are_enlarged_to_the_crop_or_refused(tmp_path):
+    dataset = image_set(tmp_path, [(40, 20), (16, 64), (50, 60)])
     with pytest.raises(ValueError, match=r"crop 32 does not fit into an image of 40x20: .* enlarge=True"):
         Crops(dataset, size=32)[0, 0]
     crops, whole = (Crops(dataset, protocol, 32, enlarge=True) for protocol in ("random", "whole"))
@@ -262,40 +261,40 @@ def test_small_images_are_enlarged_to_the_window_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_who_asks_and_when_does_not_matter(pictures, workers):
-    crops = Crops(pictures, size=32, flip="both")
+def test_who_asks_and_when_does_not_matter(samples, workers):
+    crops = Crops(samples, size=32, flip="both")
     keys = [(epoch, index) for epoch in (3, 0) for index in (5, 1, 4, 0)]
     loaded = list(DataLoader(crops, sampler=keys, batch_size=None, num_workers=workers))
     assert len(loaded) == len(keys)
     assert all(equal(item, crops[key]) for item, key in zip(loaded, keys, strict=True))
 
 
-def test_crops_know_their_protocols(pictures):
-    with pytest.raises(ValueError, match="protocol came as 'centre'"):
-        Crops(pictures, "centre", 32)
+def test_crops_know_their_protocols(samples):
+    with pytest.raises(ValueError, match="protocol: got 'centre'"):
+        Crops(samples, "centre", 32)
 
 
 @pytest.mark.parametrize("flip", [True, False, "diagonal", ""])
-def test_crops_know_their_flips(pictures, flip):
+def test_crops_know_their_flips(samples, flip):
     with pytest.raises(
-        ValueError, match=rf"flip came as {flip!r}; wanted one of \('none', 'horizontal', 'vertical', 'b"
+        ValueError, match=rf"flip: got {flip!r}, expected one of \('none', 'horizontal', 'vertical', 'b"
     ):
-        Crops(pictures, size=32, flip=flip)
+        Crops(samples, size=32, flip=flip)
 
 
-# --- Several windows a step
+# --- Several crops a step
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_one_window_a_step_is_drawn_as_ever(pictures, count):
+def test_one_crop_a_step_is_drawn_as_ever(samples, count):
     """The stream of one record in one epoch: the places, which of them, whether to mirror, how far to turn."""
-    make = partial(Crops, pictures, size=32, count=count, seed=4)
+    make = partial(Crops, samples, size=32, count=count, seed=4)
     straight, both, turned = make(flip="horizontal"), make(flip="both"), make(flip="horizontal", turn=True)
     for key in [(epoch, index) for epoch in range(4) for index in range(6)]:
         rng = np.random.default_rng((4, *key))
         places = [(int(rng.integers(19)), int(rng.integers(29))) for _ in range(count)]
         top, left = places[rng.integers(count)]
-        *images, target = pictures.read(key[1])
+        *images, target = samples.read(key[1])
         seen = [image[:, top : top + 32, left : left + 32] for image in images]
         axes = (-1,) if rng.random() < 0.5 else ()
         assert equal(straight[key], [*(mirrored_and_turned(image, axes) for image in seen), target])
@@ -308,63 +307,63 @@ def test_one_window_a_step_is_drawn_as_ever(pictures, count):
 
 
 @pytest.mark.parametrize("options", FIXED, ids=str)
-def test_one_window_of_a_fixed_protocol_is_drawn_as_ever(pictures, options):
-    crops, places = Crops(pictures, size=32, seed=4, **options), windows(size=32, height=50, width=60, **options)
+def test_one_crop_of_a_fixed_protocol_is_drawn_as_ever(samples, options):
+    crops, places = Crops(samples, size=32, seed=4, **options), crop_places(size=32, height=50, width=60, **options)
     drawn = [place(crops[epoch, 1][0]) for epoch in range(30)]
     assert drawn == [places[np.random.default_rng((4, epoch, 1)).integers(len(places))] for epoch in range(30)]
 
 
 @pytest.mark.parametrize("options", [*FIXED, *({"protocol": "random", "count": count} for count in (1, 7))], ids=str)
-def test_draws_are_different_windows_the_same_of_every_image(pictures, options):
-    crops, again = (Crops(pictures, size=32, draws=2, seed=1, **options) for _ in range(2))
+def test_draws_are_different_crops_the_same_of_every_image(samples, options):
+    crops, again = (Crops(samples, size=32, draws=2, seed=1, **options) for _ in range(2))
     drawn, picked = {}, set()
     for key in [(epoch, index) for epoch in range(6) for index in range(6)]:
         *images, target = crops[key]
-        places = drawn[key] = [place(window) for window in images[0]]
+        places = drawn[key] = [place(crop) for crop in images[0]]
         settings = options | {"count": max(2, options.get("count", 0))} if options["protocol"] == "random" else options
-        there_are = windows(height=50, width=60, size=32, seed=np.random.default_rng((1, *key)), **settings)
-        picked |= {there_are.index(window) for window in places}
+        there_are = crop_places(height=50, width=60, size=32, seed=np.random.default_rng((1, *key)), **settings)
+        picked |= {there_are.index(crop) for crop in places}
         assert len(set(places)) == 2 or there_are.count(places[0]) > 1  # of random places two may be the same
-        for image, whole in zip(images, pictures.read(key[1])[:3], strict=True):
+        for image, whole in zip(images, samples.read(key[1])[:3], strict=True):
             assert (image.shape, image.dtype) == ((2, 3, 32, 32), torch.uint8)
             assert equal(image, [whole[:, top : top + 32, left : left + 32] for top, left in places])
-        assert target == pictures.read(key[1])[3]
+        assert target == samples.read(key[1])[3]
         assert equal(again[key], crops[key])
     assert picked == set(range(len(there_are)))
     for i in range(2):  # other epochs and other records draw anew
         assert all(len({str(places) for key, places in drawn.items() if key[i] == value}) > 1 for value in range(6))
-    other = Crops(pictures, size=32, draws=2, seed=2, **options)
-    assert [[place(window) for window in other[key][0]] for key in drawn] != list(drawn.values())
+    other = Crops(samples, size=32, draws=2, seed=2, **options)
+    assert [[place(crop) for crop in other[key][0]] for key in drawn] != list(drawn.values())
 
 
-def test_every_window_has_its_turn_in_every_place_of_the_stack(pictures):
-    crops, places = Crops(pictures, "corners", 32, draws=3), windows("corners", 50, 60, 32)
-    stacks = [[place(window) for window in crops[epoch, 0][0]] for epoch in range(60)]
+def test_every_crop_has_its_turn_in_every_place_of_the_stack(samples):
+    crops, places = Crops(samples, "corners", 32, draws=3), crop_places("corners", 50, 60, 32)
+    stacks = [[place(crop) for crop in crops[epoch, 0][0]] for epoch in range(60)]
     assert all(len(set(stack)) == 3 for stack in stacks)
     for i in range(3):
         assert {stack[i] for stack in stacks} == set(places)
-    whole = Crops(pictures, "corners", 32, draws=5)
-    assert sorted(place(window) for window in whole[0, 0][0]) == sorted(places)
+    whole = Crops(samples, "corners", 32, draws=5)
+    assert sorted(place(crop) for crop in whole[0, 0][0]) == sorted(places)
 
 
-def test_one_draw_is_a_stack_of_one(pictures):
-    *images, target = Crops(pictures, "whole", draws=1)[3, 2]
+def test_one_draw_is_a_stack_of_one(samples):
+    *images, target = Crops(samples, "whole", draws=1)[3, 2]
     assert [image.shape for image in images] == [(1, 3, 50, 60)] * 3
-    assert equal([*(image[0] for image in images), target], pictures.read(2))
+    assert equal([*(image[0] for image in images), target], samples.read(2))
 
 
 @pytest.mark.parametrize(("options", "count"), [({"protocol": "grid", "count": 2}, 2), ({"protocol": "whole"}, 1)])
-def test_more_draws_than_windows_are_an_error(pictures, options, count):
-    crops = Crops(pictures, size=32, draws=6, **options)
-    with pytest.raises(ValueError, match=f"draws came as 6, but protocol '.*' has {count} windows an image"):
+def test_more_draws_than_crops_are_an_error(samples, options, count):
+    crops = Crops(samples, size=32, draws=6, **options)
+    with pytest.raises(ValueError, match=f"draws: got 6, but protocol '.*' has {count} crops an image"):
         crops[0, 0]
     assert len(crops.all(0)[0]) == count
 
 
 @pytest.mark.parametrize("options", [{}, {"draws": 1}, {"draws": 3}], ids=str)
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
-def test_turns_are_quarters_the_same_for_a_records_images_and_windows(pictures, options, flip):
-    make = partial(Crops, pictures, size=32, seed=3, **options)
+def test_turns_are_quarters_the_same_for_a_records_images_and_crops(samples, options, flip):
+    make = partial(Crops, samples, size=32, seed=3, **options)
     straight, turning = make(), make(turn=True, flip=flip)
     seen = {(axes, quarters): 0 for axes in MIRRORED[flip] for quarters in range(4)}
     for key in [(epoch, index) for epoch in range(20) for index in range(6)]:
@@ -376,22 +375,22 @@ def test_turns_are_quarters_the_same_for_a_records_images_and_windows(pictures, 
     assert all(abs(times - expected) < 3.5 * math.sqrt(expected) for times in seen.values())
 
 
-def test_evaluation_sees_the_windows_as_they_are(pictures):
-    plain, varied = Crops(pictures, "grid", 32), Crops(pictures, "grid", 32, draws=2, flip="both", turn=True)
+def test_evaluation_sees_the_crops_as_they_are(samples):
+    plain, varied = Crops(samples, "grid", 32), Crops(samples, "grid", 32, draws=2, flip="both", turn=True)
     assert equal(plain.all(1), varied.all(1))
 
 
-def test_whole_images_cannot_be_turned(pictures):
-    with pytest.raises(ValueError, match="turn=True came with whole images, which need not be square"):
-        Crops(pictures, "whole", turn=True)
+def test_whole_images_cannot_be_turned(samples):
+    with pytest.raises(ValueError, match="turn=True: got whole images, which need not be square"):
+        Crops(samples, "whole", turn=True)
 
 
-# --- Features of fixed windows
+# --- Features of fixed crops
 
 
 @pytest.fixture(scope="module")
-def trunk():
-    """A PRFNet whose frozen trunk has true weights; nothing here trains it."""
+def backbone():
+    """A PRFNet whose frozen backbone has true weights; nothing here trains it."""
     torch.manual_seed(0)
     options = dict(se=False, weights="packaged", freeze_backbone=True, width=8, hidden=8)
     return PRFNet(backbone="tf_efficientnet_lite0.in1k", **options).eval()
@@ -404,17 +403,17 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def counted(monkeypatch, trunk):
-    """How many images went through the trunk, call by call."""
-    calls, extract = [], trunk.extract
-    monkeypatch.setattr(trunk, "extract", lambda images: calls.append(len(images)) or extract(images))
+def counted(monkeypatch, backbone):
+    """How many images went through the backbone, call by call."""
+    calls, extract = [], backbone.extract
+    monkeypatch.setattr(backbone, "extract", lambda images: calls.append(len(images)) or extract(images))
     return calls
 
 
 @pytest.mark.parametrize("options", FIXED[1:], ids=str)
-def test_features_are_those_of_the_windows(tmp_path, cache, trunk, counted, options):
-    crops = Crops(picture_set(tmp_path, [(70, 64), (64, 81)]), size=32, seed=3, **options)
-    features = FixedFeatures(crops, trunk, max_batch=10)
+def test_features_are_those_of_the_crops(tmp_path, cache, backbone, counted, options):
+    crops = Crops(image_set(tmp_path, [(70, 64), (64, 81)]), size=32, seed=3, **options)
+    features = FixedFeatures(crops, backbone, max_batch=10)
     count = len(crops.all(0)[0])
     assert (len(features), sum(counted)) == (2, 6 * count)
     assert max(counted) <= 10
@@ -424,39 +423,39 @@ def test_features_are_those_of_the_windows(tmp_path, cache, trunk, counted, opti
         assert torch.equal(target, kept_target)
         for image, scales in zip(images, maps, strict=True):
             with torch.inference_mode():
-                expected = trunk.extract(image.float() / 255)
+                expected = backbone.extract(image.float() / 255)
             assert equal(scales, expected), "bits that hang on which other images there are"
-        places = [place(window) for window in images[0]]
+        places = [place(crop) for crop in images[0]]
         for epoch in range(4):
             *drawn_images, _ = crops[epoch, index]
             *drawn_maps, _ = features[epoch, index]
-            window = places.index(place(drawn_images[0]))
+            crop = places.index(place(drawn_images[0]))
             for drawn, scales in zip(drawn_maps, maps, strict=True):
-                assert equal(drawn, [scale[window] for scale in scales])
+                assert equal(drawn, [scale[crop] for scale in scales])
 
 
 @pytest.mark.parametrize("options", FIXED, ids=str)
-def test_draws_of_features_are_those_of_the_windows(tmp_path, cache, trunk, options):
-    crops = Crops(picture_set(tmp_path, [(70, 64), (64, 81)]), size=32, seed=3, draws=2, **options)
-    features, picked = FixedFeatures(crops, trunk), []
+def test_draws_of_features_are_those_of_the_crops(tmp_path, cache, backbone, options):
+    crops = Crops(image_set(tmp_path, [(70, 64), (64, 81)]), size=32, seed=3, draws=2, **options)
+    features, picked = FixedFeatures(crops, backbone), []
     for key in [(epoch, index) for epoch in range(6) for index in range(2)]:
         *images, target = crops[key]
         *maps, kept_target = features[key]
         *whole, _ = features.all(key[1])
-        places = [place(window) for window in crops.all(key[1])[0]]
-        picked.append([places.index(place(window)) for window in images[0]])
+        places = [place(crop) for crop in crops.all(key[1])[0]]
+        picked.append([places.index(place(crop)) for crop in images[0]])
         assert torch.equal(target, kept_target)
         assert len(maps) == 3
         for scales, every in zip(maps, whole, strict=True):
             assert [len(scale) for scale in scales] == [2] * len(scales)
             assert equal(scales, [scale[picked[-1]] for scale in every])
     assert len(set(map(tuple, picked))) > 1
-    with pytest.raises(ValueError, match="draws came as 99, but"):
-        FixedFeatures(Crops(crops.dataset, size=32, seed=3, draws=99, **options), trunk)[0, 0]
+    with pytest.raises(ValueError, match="draws: got 99, but"):
+        FixedFeatures(Crops(crops.dataset, size=32, seed=3, draws=99, **options), backbone)[0, 0]
 
 
 class Cut(torch.nn.Module):
-    """A network that is nothing but its frozen trunk."""
+    """A network that is nothing but its frozen backbone."""
 
     def __init__(self, name: str, taps: tuple[int, ...], **options):
         super().__init__()
@@ -474,7 +473,7 @@ class Cut(torch.nn.Module):
     ids=["CNN", "ViT"],
 )
 def test_cuts_of_one_network_keep_their_features_apart(tmp_path, cache, name, cuts, options):
-    crops = Crops(picture_set(tmp_path, [(32, 32)], pairs=True), "whole")
+    crops = Crops(image_set(tmp_path, [(32, 32)], pairs=True), "whole")
     models = [Cut(name, taps, **options) for taps in cuts]
     state = models[0].state_dict()
     for model in models:  # the last tap is the same, and so are the weights
@@ -486,83 +485,83 @@ def test_cuts_of_one_network_keep_their_features_apart(tmp_path, cache, name, cu
     assert len(list(cache.iterdir())) == len(cuts)
 
 
-def test_an_image_of_several_records_goes_through_the_trunk_once(tmp_path, cache, trunk, counted):
-    records = picture_set(tmp_path, [(64, 64)]).records * 3
-    features = FixedFeatures(Crops(IQADataset("thrice", "all", records, None), "grid", 64), trunk)
+def test_an_image_of_several_records_goes_through_the_backbone_once(tmp_path, cache, backbone, counted):
+    records = image_set(tmp_path, [(64, 64)]).records * 3
+    features = FixedFeatures(Crops(IQADataset("thrice", "all", records, None), "grid", 64), backbone)
     assert sum(counted) == 3
     assert all(equal(scales, first) for scales, first in zip(features.all(2)[:3], features.all(0)[:3], strict=True))
 
 
-def test_features_are_computed_once_and_again_where_anything_changes(tmp_path, cache, trunk, counted):
-    dataset = picture_set(tmp_path, [(70, 64), (70, 64)])
+def test_features_are_computed_once_and_again_where_anything_changes(tmp_path, cache, backbone, counted):
+    dataset = image_set(tmp_path, [(70, 64), (70, 64)])
 
     def computed(records=dataset.records, size=32, count=1, **options) -> int:
         before = sum(counted)
-        FixedFeatures(Crops(IQADataset("pictures", "all", records, None), "grid", size, count=count, **options), trunk)
+        FixedFeatures(Crops(IQADataset("images", "all", records, None), "grid", size, count=count, **options), backbone)
         return sum(counted) - before
 
     assert computed(dataset.records[:1]) == 3
     assert computed() == 3
     assert computed() == 0
-    assert computed(seed=1) == computed(draws=1) == 0  # which windows training draws, not which there are
+    assert computed(seed=1) == computed(draws=1) == 0  # which crops training draws, not which there are
     assert computed(size=48) == 6
     assert computed(count=2) == 12
     assert computed(dataset.records[1:]) == 0
     image = dataset.records[1].b
-    with Image.open(image) as picture:
-        picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(image)
+    with Image.open(image) as opened:
+        opened.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(image)
     assert computed() == 1
     with torch.no_grad():
-        weight = next(trunk.backbone.parameters())
+        weight = next(backbone.backbone.parameters())
         weight[0, 0, 0, 0] += 1e-3
         assert computed() == 6
         weight[0, 0, 0, 0] -= 1e-3
     assert len(list(cache.rglob("*.safetensors"))) == 6 + 6 + 6 + 1 + 6
 
 
-def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, trunk, counted, monkeypatch):
-    crops = Crops(picture_set(tmp_path, [(64, 64)]), "grid", 64)
-    expected = FixedFeatures(crops, trunk).maps
+def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, backbone, counted, monkeypatch):
+    crops = Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
+    expected = FixedFeatures(crops, backbone).maps
     for file in (kept := sorted(cache.rglob("*.safetensors")))[1:]:
         file.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("iqa_lib.features.save_file", lambda maps, path: path.write_bytes(b"half") and 1 / 0)
+        patch.setattr("iqa_lib.views.save_file", lambda maps, path: path.write_bytes(b"half") and 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            FixedFeatures(crops, trunk)
+            FixedFeatures(crops, backbone)
     assert list(cache.rglob("*.safetensors")) == kept[:1]
     counted.clear()
-    for scale, before in zip(FixedFeatures(crops, trunk).maps, expected, strict=True):
+    for scale, before in zip(FixedFeatures(crops, backbone).maps, expected, strict=True):
         torch.testing.assert_close(scale, before, rtol=1e-4, atol=1e-4)
     assert sum(counted) == 2
 
 
-def test_two_at_once_share_the_work(tmp_path, cache, trunk, counted, monkeypatch):
-    extract, crops = trunk.extract, Crops(picture_set(tmp_path, [(64, 64)]), "grid", 64)
-    monkeypatch.setattr(trunk, "extract", lambda images: time.sleep(0.2) or extract(images))
+def test_two_at_once_share_the_work(tmp_path, cache, backbone, counted, monkeypatch):
+    extract, crops = backbone.extract, Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
+    monkeypatch.setattr(backbone, "extract", lambda images: time.sleep(0.2) or extract(images))
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(FixedFeatures, [crops] * 2, [trunk] * 2))
+        both = list(pool.map(FixedFeatures, [crops] * 2, [backbone] * 2))
     assert sum(counted) == 3
     assert all(equal(*maps) for maps in zip(*(features.maps for features in both), strict=True))
 
 
-def test_only_fixed_windows_and_frozen_trunks_have_fixed_features(tmp_path, cache, trunk, monkeypatch):
-    dataset = picture_set(tmp_path, [(64, 64)])
-    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'random', flip none"):
-        FixedFeatures(Crops(dataset, "random", 32), trunk)
-    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'grid', flip vertical, turn False"):
-        FixedFeatures(Crops(dataset, "grid", 32, flip="vertical"), trunk)
-    with pytest.raises(ValueError, match=r"fixed windows; came protocol 'grid', flip none, turn True"):
-        FixedFeatures(Crops(dataset, "grid", 32, turn=True), trunk)
-    monkeypatch.setattr(trunk.backbone, "frozen", False)
-    with pytest.raises(ValueError, match="frozen trunk: freeze it, or train from the images"):
-        FixedFeatures(Crops(dataset, "grid", 32), trunk)
+def test_only_fixed_crops_and_frozen_backbones_have_fixed_features(tmp_path, cache, backbone, monkeypatch):
+    dataset = image_set(tmp_path, [(64, 64)])
+    with pytest.raises(ValueError, match=r"fixed crops; came protocol 'random', flip none"):
+        FixedFeatures(Crops(dataset, "random", 32), backbone)
+    with pytest.raises(ValueError, match=r"fixed crops; came protocol 'grid', flip vertical, turn False"):
+        FixedFeatures(Crops(dataset, "grid", 32, flip="vertical"), backbone)
+    with pytest.raises(ValueError, match=r"fixed crops; came protocol 'grid', flip none, turn True"):
+        FixedFeatures(Crops(dataset, "grid", 32, turn=True), backbone)
+    monkeypatch.setattr(backbone.backbone, "frozen", False)
+    with pytest.raises(ValueError, match="frozen backbone: freeze it, or train from the images"):
+        FixedFeatures(Crops(dataset, "grid", 32), backbone)
 
 
-def test_enlarging_a_float_picture_keeps_its_numbers():
-    """Within the rounding of the 8-bit picture, which is rounded again."""
-    picture = torch.randint(256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+def test_enlarging_a_float_image_keeps_its_numbers():
+    """Within the rounding of the 8-bit image, which is rounded again."""
+    image = torch.randint(256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     crops = Crops(None, "corners", 40, enlarge=True)
-    eight, floats = crops.cut(picture), crops.cut(picture.float() / 255)
+    eight, floats = crops.cut(image), crops.cut(image.float() / 255)
     assert eight.dtype == torch.uint8
     assert floats.shape == eight.shape == (5, 3, 40, 40)
     assert (floats - eight.float() / 255).abs().max() <= 0.5001 / 255

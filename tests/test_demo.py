@@ -1,4 +1,4 @@
-"""The demo set: its simulated scores and votes, its pictures, and that these are made once, whole and repeatably."""
+"""The demo set: its simulated scores and votes, its images, and that these are made once, whole and repeatably."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def _cache(cache, monkeypatch):
 
 @pytest.fixture
 def unmade(monkeypatch):
-    """Records without their pictures."""
+    """Records without their images."""
     monkeypatch.setattr(demo, "make", lambda *_: None)
 
 
@@ -51,7 +51,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture
 def small(photos):
-    """A function that loads the photographs' set: four references, at most twelve pictures."""
+    """A function that loads the photographs' set: four references, at most twelve images."""
     return partial(load, split="all", photos=photos, scenes=0, triplets=1)
 
 
@@ -65,7 +65,7 @@ def manifest(root) -> dict[str, str]:
 
 
 def assert_whole(root, dataset) -> None:
-    """Every picture is there as the manifest says, and nothing else."""
+    """Every image is there as the manifest says, and nothing else."""
     known = manifest(root)
     assert {name: sha256(root / name) for name in known} == known
     assert {str(path.relative_to(root)) for path in root.glob("*/*")} == set(known)
@@ -86,7 +86,7 @@ def test_level_means_are_kadids():
 
 
 def test_level_means_fit_the_levels_parameters():
-    """Where a type's parameter is 0 nothing is done to the picture, and people saw that."""
+    """Where a type's parameter is 0 nothing is done to the image, and people saw that."""
     for distortion in DISTORTIONS:
         means = [demo.level_means()[distortion.number, level] for level in range(1, 6)]
         if distortion.name in ("mean shift", "contrast change"):
@@ -99,7 +99,7 @@ def test_scores_are_the_level_means_and_the_error_of_thirty_ratings():
     assert demo.scores("astronaut") == demo.scores("astronaut")
     errors = np.array(
         [
-            [score - demo.level_means()[cell] for cell, score in demo.scores(f"picture {number}").items()]
+            [score - demo.level_means()[cell] for cell, score in demo.scores(f"image {number}").items()]
             for number in range(400)
         ]
     )
@@ -113,7 +113,7 @@ def test_scores_are_the_level_means_and_the_error_of_thirty_ratings():
 
 
 def test_scores_stay_on_the_scale():
-    every = np.array([list(demo.scores(f"picture {number}").values()) for number in range(200)])
+    every = np.array([list(demo.scores(f"image {number}").values()) for number in range(200)])
     assert every.min() == 1
     assert 4.8 < every.max() <= 5
 
@@ -143,7 +143,7 @@ def test_votes_follow_the_preference(unmade, votes):
     assert np.square(p_b - expected).mean() == pytest.approx(variance, rel=0.05)
 
 
-def test_triplets_are_pairs_of_distinct_pictures_drawn_evenly(unmade):
+def test_triplets_are_pairs_of_distinct_images_drawn_evenly(unmade):
     dataset = load(split="all", triplets=1000)
     assert len(dataset) == 20_000
     assert all(record.a != record.b for record in dataset.records)
@@ -207,21 +207,21 @@ def test_references_are_eight_colour_photographs_and_scenes():
 
 
 def test_errors(unmade, tmp_path):
-    with pytest.raises(DataError, match="split came as 'val'; wanted one of train, test, all"):
+    with pytest.raises(DataError, match="split: got 'val', expected one of train, test, all"):
         load(split="val")
-    with pytest.raises(DataError, match="task came as 'scores'; wanted pairs or triplets"):
+    with pytest.raises(DataError, match="task: got 'scores', expected pairs or triplets"):
         load(task="scores")
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match=f"no photograph in {folder}: give a folder"):
             load(photos=folder)
     with pytest.raises(DataError, match="no record in split 'train'"):
         load(triplets=0)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png: cannot be decoded"):
         demo.references(tmp_path, scenes=0)[0].render()
 
 
-# --- Pictures
+# --- Images
 
 
 def test_a_folder_of_photographs(cache, small, photos):
@@ -249,7 +249,7 @@ def test_photographs_are_known_by_their_content(photos, tmp_path):
     assert before != after
 
 
-def test_the_pictures_are_the_distortions_of_the_reference(small):
+def test_the_images_are_the_distortions_of_the_reference(small):
     dataset = small(triplets=4, votes=3)
     checked = 0
     for record in dataset.records:
@@ -262,7 +262,7 @@ def test_the_pictures_are_the_distortions_of_the_reference(small):
     assert checked > 5
 
 
-def test_pictures_are_made_once(cache, small):
+def test_images_are_made_once(cache, small):
     first = small()
     before = {path: path.stat().st_mtime_ns for path in (cache / "demo").rglob("*.*")}
     again = small()
@@ -271,7 +271,7 @@ def test_pictures_are_made_once(cache, small):
     assert {path: path.stat().st_mtime_ns for path in (cache / "demo").rglob("*.*")} == before
 
 
-def test_a_missing_picture_is_made_again_just_the_same(cache, small):
+def test_a_missing_image_is_made_again_just_the_same(cache, small):
     dataset = small()
     record = dataset.records[0]
     before = {path: path.read_bytes() for path in record.images}
@@ -284,7 +284,7 @@ def test_a_missing_picture_is_made_again_just_the_same(cache, small):
     assert_whole(cache / "demo" / "v1", dataset)
 
 
-def test_another_root_has_the_same_pictures(cache, small, tmp_path):
+def test_another_root_has_the_same_images(cache, small, tmp_path):
     here, there = small(), small(root=tmp_path)
     assert there.fingerprint() == here.fingerprint()
     assert all(path.is_relative_to(tmp_path) for path in there.paths())

@@ -57,7 +57,7 @@ def photo(photos):
 
 @pytest.fixture(scope="module")
 def distorted(photos):
-    """All 125 pictures of each photograph; the five levels of a type share their draws."""
+    """All 125 images of each photograph; the five levels of a type share their draws."""
     return {
         (name, kind.number, level): distort(photo, kind.number, level, rng(kind.number))
         for name, photo in photos.items()
@@ -101,7 +101,7 @@ def test_the_table_lists_25_types_in_order_with_five_levels():
 def test_all_125_keep_shape_and_dtype_and_leave_the_photo_alone(photos, distorted):
     before = {name: hashlib.sha256(photo).digest() for name, photo in photos.items()}
     assert len(distorted) == 3 * 125
-    assert all(picture.shape == (HEIGHT, WIDTH, 3) and picture.dtype == np.uint8 for picture in distorted.values())
+    assert all(image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8 for image in distorted.values())
     for kind in DISTORTIONS:
         distort(photos["astronaut"], kind.number, 5, rng())
     assert before == {name: hashlib.sha256(photo).digest() for name, photo in photos.items()}
@@ -129,12 +129,12 @@ def test_four_cells_are_the_stretched_reference(photos, distorted, number, level
 
 
 def test_no_other_cell_is_the_reference(photo, distorted):
-    same = {key[1:] for key, picture in distorted.items() if key[0] == "coffee" and psnr(picture, photo) > 50}
+    same = {key[1:] for key, image in distorted.items() if key[0] == "coffee" and psnr(image, photo) > 50}
     assert same == {(1, 1), (3, 1), (8, 1), (18, 3)}
 
 
 def test_outputs_span_the_full_range_only_with_the_final_stretch(photo, distorted):
-    assert all(picture.min() == 0 and picture.max() == 255 for picture in distorted.values())
+    assert all(image.min() == 0 and image.max() == 255 for image in distorted.values())
     blurred = distort(photo, 1, 5, final_stretch=False)
     assert blurred.min() > 0
     assert blurred.max() < 255
@@ -179,11 +179,11 @@ def test_mean_psnr_is_near_that_of_other_photographs(photos, distorted, number):
 @pytest.mark.parametrize(
     ("image", "said"),
     [
-        (np.zeros((99, 99, 3)), r"float64 \(99, 99, 3\), wanted uint8 \(H, W, 3\); convert"),
+        (np.zeros((99, 99, 3)), r"float64 \(99, 99, 3\), expected uint8 \(H, W, 3\); convert"),
         (np.zeros((99, 99), np.uint8), r"uint8 \(99, 99\), wanted"),
         (np.zeros((99, 99, 4), np.uint8), r"uint8 \(99, 99, 4\), wanted"),
-        (Image.new("RGB", (99, 99)), "is Image, wanted uint8"),
-        (np.zeros((63, 99, 3), np.uint8), "63 x 99 pixels, wanted at least 64 x 64; .* crop afterwards"),
+        (Image.new("RGB", (99, 99)), "is Image, expected uint8"),
+        (np.zeros((63, 99, 3), np.uint8), "63 x 99 pixels, expected at least 64 x 64; .* crop afterwards"),
     ],
 )
 def test_an_unusable_image_is_named(image, said):
@@ -193,13 +193,13 @@ def test_an_unusable_image_is_named(image, said):
 
 @pytest.mark.parametrize("value", [0, 26, -1, 2.0, "1"])
 def test_an_unknown_type_is_named(photo, value):
-    with pytest.raises(ValueError, match=f"number is {value!r}, wanted an integer from 1 to 25"):
+    with pytest.raises(ValueError, match=f"number is {value!r}, expected an integer from 1 to 25"):
         distort(photo, value, 1)
 
 
 @pytest.mark.parametrize("value", [0, 6, 1.5])
 def test_an_unknown_level_is_named(photo, value):
-    with pytest.raises(ValueError, match=f"level is {value!r}, wanted an integer from 1 to 5"):
+    with pytest.raises(ValueError, match=f"level is {value!r}, expected an integer from 1 to 5"):
         distort(photo, 1, value)
 
 
@@ -481,9 +481,9 @@ def test_jpeg_halves_the_colour_planes_and_scales_the_standard_table(photo, file
     assert file.quantization[0][:3] == [min(max((e * (5000 // quality) + 50) // 100, 1), 255) for e in (16, 11, 10)]
 
 
-def blockiness(picture):
+def blockiness(image):
     """Mean step across the borders of 8 x 8 blocks, relative to the steps inside."""
-    steps = np.abs(np.diff(picture.astype(float), axis=1)).mean(axis=(0, 2))
+    steps = np.abs(np.diff(image.astype(float), axis=1)).mean(axis=(0, 2))
     border = np.arange(len(steps)) % 8 == 7
     return steps[border].mean() / steps[~border].mean()
 
@@ -671,7 +671,7 @@ def test_patches_stay_in_the_frame_at_the_extreme_draws(shape):
     ("strength", "height", "width"),
     [(0.01, 341, 455), (0.05, 302, 402), (0.1, 269, 358), (0.2, 219, 292), (0.5, 112, 149)],
 )
-def test_pixelate_leaves_the_rows_and_columns_of_the_small_picture(strength, height, width):
+def test_pixelate_leaves_the_rows_and_columns_of_the_small_image(strength, height, width):
     rows, columns = np.indices((HEIGHT, WIDTH))
     result = apply(21, np.stack([rows, columns, rows], axis=-1), strength)
     for places, side, small in ((result[:, 0, 0], HEIGHT, height), (result[0, :, 1], WIDTH, width)):

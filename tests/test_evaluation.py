@@ -1,6 +1,6 @@
-"""Predictions: the mean over windows, bounded batches, and no influence of the neighbours, their order or the batch.
+"""Predictions: the mean over crops, bounded batches, and no influence of the neighbours, their order or the batch.
 
-Baselines' scores: kept, each pair of pictures computed once, and again where anything changes.
+Baselines' scores: kept, each pair of images computed once, and again where anything changes.
 """
 
 import json
@@ -15,31 +15,30 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_crops import one_thread_of_the_cpu, picture_set  # noqa: F401
+from test_crops import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 
 from iqa_lib import baselines, evaluation
-from iqa_lib.backbones import Weights
 from iqa_lib.baselines import Baseline, prefer, preference
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
-from iqa_lib.data.crops import Crops
 from iqa_lib.evaluation import (
     baseline_scores,
+    crop_outputs,
     look,
     mean_outputs,
     predict,
     predict_baseline,
     prediction_table,
-    window_outputs,
 )
-from iqa_lib.features import FixedFeatures
 from iqa_lib.models import PRFNet
+from iqa_lib.views import Crops, FixedFeatures
+from iqa_lib.weights import Weights
 
 SIZES = [(64, 64), (64, 64), (40, 36), (64, 64), (64, 64), (33, 70)]
 
 
 class Difference(nn.Module):
-    """How much brighter the (second) distorted picture is; notes the sizes of its batches."""
+    """How much brighter the (second) distorted image is; notes the sizes of its batches."""
 
     def __init__(self, limit: int = 100):
         super().__init__()
@@ -64,12 +63,12 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture(scope="module")
 def triplets(tmp_path_factory):
-    return picture_set(tmp_path_factory.mktemp("triplets"), SIZES)
+    return image_set(tmp_path_factory.mktemp("triplets"), SIZES)
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    return picture_set(tmp_path_factory.mktemp("pairs"), SIZES, pairs=True)
+    return image_set(tmp_path_factory.mktemp("pairs"), SIZES, pairs=True)
 
 
 @pytest.fixture
@@ -80,13 +79,13 @@ def prfnet():
 
 
 def by_hand(crops: Crops, index: int) -> np.ndarray:
-    """What `Difference` gives for each window of a record."""
+    """What `Difference` gives for each crop of a record."""
     *_, before, after = (image.numpy() / 255 for image in crops.all(index)[:-1])
     return 300 * (after.mean((1, 2, 3)) - before.mean((1, 2, 3)))
 
 
 @pytest.mark.parametrize("options", [("grid", 32), ("corners", 24), ("whole",)], ids=str)
-def test_a_pair_gets_the_mean_score_of_its_windows(pairs, options):
+def test_a_pair_gets_the_mean_score_of_its_crops(pairs, options):
     crops = Crops(pairs, *options, count=0)
     table = predict(Difference(), crops)
     expected = [by_hand(crops, index).mean() for index in range(len(pairs))]
@@ -94,7 +93,7 @@ def test_a_pair_gets_the_mean_score_of_its_windows(pairs, options):
 
 
 @pytest.mark.parametrize("options", [("grid", 32), ("corners", 24), ("whole",)], ids=str)
-def test_a_triplet_gets_the_mean_probability_of_its_windows(triplets, options):
+def test_a_triplet_gets_the_mean_probability_of_its_crops(triplets, options):
     crops = Crops(triplets, *options, count=0)
     table = predict(Difference(), crops)
     logits = [by_hand(crops, index) for index in range(len(triplets))]
@@ -126,9 +125,9 @@ def test_columns_say_which_record_it_is(pairs, triplets):
         (100, [24]),
     ],
 )
-def test_no_more_than_max_batch_windows_reach_the_model(tmp_path, max_batch, batches):
+def test_no_more_than_max_batch_crops_reach_the_model(tmp_path, max_batch, batches):
     model = Difference(limit=max_batch)
-    dataset = picture_set(tmp_path, [(64, 64)] * 6)
+    dataset = image_set(tmp_path, [(64, 64)] * 6)
     predict(model, Crops(dataset, "grid", 32, count=0), max_batch=max_batch)
     assert model.batches == batches
 
@@ -146,10 +145,10 @@ def test_batches_and_order_do_not_matter(triplets, prfnet, options):
     for max_batch in (1, 3):
         other = predict(prfnet, Crops(triplets, *options, count=0), max_batch=max_batch)
         pd.testing.assert_frame_equal(other, table, rtol=0, atol=1e-6)
-    backwards = IQADataset("pictures", "all", triplets.records[::-1], triplets.label)
+    backwards = IQADataset("images", "all", triplets.records[::-1], triplets.label)
     other = predict(prfnet, Crops(backwards, *options, count=0))
     pd.testing.assert_frame_equal(other[::-1].reset_index(drop=True), table, rtol=0, atol=1e-6)
-    alone = IQADataset("pictures", "all", triplets.records[2:3], triplets.label)
+    alone = IQADataset("images", "all", triplets.records[2:3], triplets.label)
     assert predict(prfnet, Crops(alone, *options, count=0)).prediction[0] == pytest.approx(
         table.prediction[2], abs=1e-6
     )
@@ -179,27 +178,27 @@ def test_look_shows_what_predict_says(triplets, prfnet):
     assert maps["gate_w2"].shape[:2] == (1, 1)
 
 
-def test_look_shows_a_window_of_crops(triplets, prfnet):
+def test_look_shows_a_crop_of_crops(triplets, prfnet):
     crops = Crops(triplets, "grid", 32, count=0)
-    outputs = window_outputs(prfnet, crops)
-    spread = [window.double().std().item() for window in crops.all(5)[0]]
-    for options, window in (((), spread.index(max(spread))), ((0,), 0), ((3,), 3), ((5,), 5)):
+    outputs = crop_outputs(prfnet, crops)
+    spread = [crop.double().std().item() for crop in crops.all(5)[0]]
+    for options, crop in (((), spread.index(max(spread))), ((0,), 0), ((3,), 3), ((5,), 5)):
         images, value, maps = look(prfnet.train(), crops, 5, *options)
-        expected = [image[window] / 255 for image in crops.all(5)[:3]]
+        expected = [image[crop] / 255 for image in crops.all(5)[:3]]
         assert all(torch.equal(image, cut) for image, cut in zip(images, expected, strict=True))
-        assert value == pytest.approx(outputs[5][window].sigmoid().item(), abs=1e-6)
+        assert value == pytest.approx(outputs[5][crop].sigmoid().item(), abs=1e-6)
         assert maps["gate_w2"].shape[:2] == (1, 1)
     with pytest.raises(IndexError):
         look(prfnet, crops, 5, 6)
 
 
-def test_look_without_a_number_shows_the_window_that_varies_most(pairs):
+def test_look_without_a_number_shows_the_crop_that_varies_most(pairs):
     crops = Crops(pairs, "grid", 16, count=0)
     shown = []
     for index in range(len(pairs)):
-        windows = crops.all(index)[0] / 255
-        shown.append(windows.double().flatten(1).std(dim=1).argmax().item())
-        assert torch.equal(look(Difference(), crops, index)[0][0], windows[shown[-1]])
+        cut = crops.all(index)[0] / 255
+        shown.append(cut.double().flatten(1).std(dim=1).argmax().item())
+        assert torch.equal(look(Difference(), crops, index)[0][0], cut[shown[-1]])
     assert set(shown) != {0}
 
 
@@ -213,26 +212,26 @@ def test_look_gives_a_pairs_score(pairs, as_crops):
     assert torch.equal(maps["reference"][0], images[0])
 
 
-# --- Outputs of windows, and what is made of them
+# --- Outputs of crops, and what is made of them
 
 
 @pytest.mark.parametrize("max_batch", [1, 3, 100])
-def test_window_outputs_are_a_models_answers_to_each_window(pairs, max_batch):
+def test_crop_outputs_are_a_models_answers_to_each_crop(pairs, max_batch):
     crops = Crops(pairs, "grid", 32, count=0)
-    outputs = window_outputs(Difference().train(), crops, max_batch=max_batch)
+    outputs = crop_outputs(Difference().train(), crops, max_batch=max_batch)
     assert [len(output) for output in outputs] == [4, 4, 4, 4, 4, 6]
     assert {(output.dtype, output.ndim) for output in outputs} == {(torch.float32, 1)}
     for index, output in enumerate(outputs):
         assert output.tolist() == pytest.approx(by_hand(crops, index).tolist(), abs=1e-3)
 
 
-def test_what_is_asked_of_each_window_may_be_another_answer(pairs):
+def test_what_is_asked_of_each_crop_may_be_another_answer(pairs):
     crops = Crops(pairs, "grid", 32, count=0)
-    outputs = window_outputs(Difference(), crops, call=lambda reference, distorted: distorted[:, :2, 0, 0], max_batch=3)
+    outputs = crop_outputs(Difference(), crops, call=lambda reference, distorted: distorted[:, :2, 0, 0], max_batch=3)
     assert [tuple(output.shape) for output in outputs] == [(4, 2)] * 5 + [(6, 2)]
     means = mean_outputs(outputs)
     assert means.shape == (6, 2)
-    first = mean_outputs(outputs, windows=2)
+    first = mean_outputs(outputs, crops=2)
     for index in range(len(pairs)):
         corners = crops.all(index)[1][:, :2, 0, 0].numpy() / 255
         assert means[index].tolist() == pytest.approx(corners.mean(0).tolist(), abs=1e-6)
@@ -241,7 +240,7 @@ def test_what_is_asked_of_each_window_may_be_another_answer(pairs):
 
 def test_predictions_are_the_table_of_the_outputs(triplets):
     crops = Crops(triplets, "corners", 32)
-    outputs = window_outputs(Difference(), crops)
+    outputs = crop_outputs(Difference(), crops)
     for options in ({}, {"average": "probability"}, {"average": "logit"}):
         table = predict(Difference(), crops, **options)
         pd.testing.assert_frame_equal(prediction_table(triplets, outputs, **options), table)
@@ -250,30 +249,30 @@ def test_predictions_are_the_table_of_the_outputs(triplets):
 OUTPUTS = [[0.0, 4.0], [-3.0], [2.0, 2.0, -6.0], [1.0, -1.0], [5.0, 5.0], [0.5, 0.25, 8.0, -9.0]]
 
 
-@pytest.mark.parametrize("windows", [None, 1, 2, 9])
-def test_what_a_triplets_prediction_is(triplets, windows):
+@pytest.mark.parametrize("crops", [None, 1, 2, 9])
+def test_what_a_triplets_prediction_is(triplets, crops):
     outputs = [torch.tensor(output) for output in OUTPUTS]
-    logits = [np.mean(output[:windows]) for output in OUTPUTS]
-    shares = [np.mean([1 / (1 + np.exp(-x)) for x in output[:windows]]) for output in OUTPUTS]
-    table = prediction_table(triplets, outputs, windows=windows)
+    logits = [np.mean(output[:crops]) for output in OUTPUTS]
+    shares = [np.mean([1 / (1 + np.exp(-x)) for x in output[:crops]]) for output in OUTPUTS]
+    table = prediction_table(triplets, outputs, crops=crops)
     assert table.prediction.tolist() == pytest.approx(shares, abs=1e-6)
-    by_logit = prediction_table(triplets, outputs, windows=windows, average="logit")
+    by_logit = prediction_table(triplets, outputs, crops=crops, average="logit")
     assert by_logit.prediction.tolist() == pytest.approx([1 / (1 + np.exp(-logit)) for logit in logits], abs=1e-6)
     assert table.logit.tolist() == by_logit.logit.tolist() == pytest.approx(logits, abs=1e-6)
 
 
 @pytest.mark.parametrize("average", ["probability", "logit"])
-@pytest.mark.parametrize("windows", [None, 2])
-def test_a_pairs_prediction_is_the_mean_score(pairs, average, windows):
-    table = prediction_table(pairs, [torch.tensor(output) for output in OUTPUTS], average=average, windows=windows)
-    assert table.prediction.tolist() == pytest.approx([np.mean(output[:windows]) for output in OUTPUTS])
+@pytest.mark.parametrize("crops", [None, 2])
+def test_a_pairs_prediction_is_the_mean_score(pairs, average, crops):
+    table = prediction_table(pairs, [torch.tensor(output) for output in OUTPUTS], average=average, crops=crops)
+    assert table.prediction.tolist() == pytest.approx([np.mean(output[:crops]) for output in OUTPUTS])
     assert "logit" not in table
     assert table.target.tolist() == [pair.score for pair in pairs.records]
 
 
 def test_an_unknown_average_is_an_error(triplets, pairs):
     for dataset in (triplets, pairs):
-        with pytest.raises(ValueError, match=r"average came as 'median'; wanted one of \('probability', 'logit'\)"):
+        with pytest.raises(ValueError, match=r"average: got 'median', expected one of \('probability', 'logit'\)"):
             prediction_table(dataset, [torch.zeros(2)] * 6, average="median")
 
 
@@ -297,7 +296,7 @@ def test_baselines_have_the_same_table(pairs, triplets):
 
 
 def counted(name: str = "psnr", **changes) -> tuple[Baseline, list[int]]:
-    """A baseline that notes each pair of pictures it computes, and the notes."""
+    """A baseline that notes each pair of images it computes, and the notes."""
     baseline, calls = baselines.load(name), []
 
     def compute(reference: Tensor, distorted: Tensor) -> Tensor:
@@ -308,14 +307,14 @@ def counted(name: str = "psnr", **changes) -> tuple[Baseline, list[int]]:
 
 
 def computed(dataset: IQADataset, name: str = "psnr", **changes) -> int:
-    """How many pairs of pictures a baseline computes for a data set."""
+    """How many pairs of images a baseline computes for a data set."""
     baseline, calls = counted(name, **changes)
     baseline_scores(baseline, dataset)
     return len(calls)
 
 
 def set_of(*records: Pair | Triplet) -> IQADataset:
-    return IQADataset("pictures", "all", records, Label("share", 0, 1, True))
+    return IQADataset("images", "all", records, Label("share", 0, 1, True))
 
 
 def triplet(*paths: Path) -> Triplet:
@@ -351,7 +350,7 @@ def test_scores_are_kept_and_not_computed_again(request, cache, name, kind):
 
 
 def test_an_infinite_psnr_is_kept(tmp_path):
-    dataset = picture_set(tmp_path, [(12, 9)] * 2, pairs=True)
+    dataset = image_set(tmp_path, [(12, 9)] * 2, pairs=True)
     record = dataset.records[0]
     record.distorted.write_bytes(record.reference.read_bytes())
     baseline, calls = counted()
@@ -362,8 +361,8 @@ def test_an_infinite_psnr_is_kept(tmp_path):
     assert len(calls) == 2
 
 
-def test_a_picture_shared_by_triplets_is_scored_once(tmp_path):
-    (x,), c = picture_set(tmp_path, [(12, 9)]).records, tmp_path / "c.png"
+def test_a_image_shared_by_triplets_is_scored_once(tmp_path):
+    (x,), c = image_set(tmp_path, [(12, 9)]).records, tmp_path / "c.png"
     Image.new("RGB", (12, 9)).save(c)
     dataset = set_of(*(triplet(x.reference, *two) for two in ((x.a, x.b), (x.b, c), (c, x.a), (x.a, x.b))))
     baseline, calls = counted()
@@ -372,8 +371,8 @@ def test_a_picture_shared_by_triplets_is_scored_once(tmp_path):
     assert len(calls) == len(set(scores.flat)) == 3
 
 
-def test_data_sets_share_the_scores_of_their_pictures(tmp_path):
-    dataset = picture_set(tmp_path, [(12, 9)] * 3)
+def test_data_sets_share_the_scores_of_their_images(tmp_path):
+    dataset = image_set(tmp_path, [(12, 9)] * 3)
     first, *others = dataset.records
     pairs = set_of(*(Pair(record.reference, record.b, 1.0, "", 1.0) for record in dataset.records))
     assert computed(set_of(first)) == 2
@@ -383,8 +382,8 @@ def test_data_sets_share_the_scores_of_their_pictures(tmp_path):
     assert baseline_scores(counted()[0], pairs)[:, 0].tolist() == baseline_scores(counted()[0], dataset)[:, 1].tolist()
 
 
-def test_a_changed_picture_is_scored_again(tmp_path):
-    dataset = picture_set(tmp_path, [(12, 9)] * 3)
+def test_a_changed_image_is_scored_again(tmp_path):
+    dataset = image_set(tmp_path, [(12, 9)] * 3)
     first, second, _ = dataset.records
     assert computed(dataset) == 6
     repaint(second.b)
@@ -397,13 +396,13 @@ def test_a_changed_picture_is_scored_again(tmp_path):
 
 
 def test_a_changed_reference_is_scored_again(tmp_path):
-    dataset = picture_set(tmp_path, [(12, 9)] * 3)
+    dataset = image_set(tmp_path, [(12, 9)] * 3)
     assert computed(dataset) == 6
     repaint(dataset.records[1].reference)
     assert computed(dataset) == 2
     assert computed(dataset) == 0
-    decoded = IQADataset("pictures", "all", dataset.records, dataset.label)
-    decoded.pixel_cache = True  # holds no picture in memory
+    decoded = IQADataset("images", "all", dataset.records, dataset.label)
+    decoded.pixel_cache = True  # holds no image in memory
     expected = direct(baselines.load("psnr"), decoded)
     assert baseline_scores(counted()[0], dataset).tolist() == expected
 
@@ -431,7 +430,7 @@ def test_another_metric_is_computed_anew(triplets, monkeypatch, cache):
 
 @pytest.mark.parametrize("reached", range(1, 8))
 def test_a_killed_computation_loses_one_reference_at_most(tmp_path, cache, reached):
-    records = picture_set(tmp_path, [(12, 9)] * 2).records
+    records = image_set(tmp_path, [(12, 9)] * 2).records
     swapped = [replace(record, a=other.a, b=other.b) for record, other in zip(records, records[::-1], strict=True)]
     dataset = set_of(*records, *swapped)  # a reference's records do not stand together
     baseline, calls = counted()
@@ -464,7 +463,7 @@ def test_two_at_once_share_the_work(pairs):
 
 
 def test_a_write_that_fails_leaves_what_was_kept(tmp_path, cache, monkeypatch):
-    dataset = picture_set(tmp_path, [(12, 9)] * 2)
+    dataset = image_set(tmp_path, [(12, 9)] * 2)
     assert computed(set_of(dataset.records[0])) == 2
     kept = {path: path.read_bytes() for path in cache.rglob("*.json")}
 
@@ -484,7 +483,7 @@ def test_a_write_that_fails_leaves_what_was_kept(tmp_path, cache, monkeypatch):
 @pytest.mark.parametrize("name", ["psnr", "mse", "gmsd"])
 def test_a_baselines_predictions_are_those_computed_directly(pairs, triplets, tmp_path, name):
     baseline = baselines.load(name)
-    same = picture_set(tmp_path, [(64, 64)]).records[0]
+    same = image_set(tmp_path, [(64, 64)]).records[0]
     mixed = set_of(*triplets.records, replace(same, b=same.a), replace(same, b=same.reference))
     expected = [prefer(baseline, *(image[None] for image in mixed[index][:3])).item() for index in range(len(mixed))]
     for _ in range(2):
@@ -505,7 +504,7 @@ def test_preference_from_scores(kind, name, closer):
     assert answer.tolist() == closer
 
 
-def test_the_most_disputed_pictures_are_of_one_reference():
+def test_the_most_disputed_images_are_of_one_reference():
     """Ranks: people 1 2 3 4 5 6; the metric puts x's second below and y's first above, but these are two references."""
     table = pd.DataFrame(
         {

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from iqa_lib.backbones import PACKAGED, WeightsError
+from iqa_lib.backbones import PACKAGED
 from iqa_lib.models.fr_nr import BRANCHES, FRNR, Head
 from iqa_lib.training import Task, fit, load_weights, save_weights
+from iqa_lib.weights import WeightsError
 
 VGG, RESNET, INCEPTION = "vgg16.tv_in1k", "resnet50.tv_in1k", "inception_v3.tv_in1k"
 SCALES = (1, 2, 3, 4)
@@ -148,13 +149,13 @@ def test_other_taps():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"branches": ()}, ValueError, r"branches came as \(\); wanted one or more of \('frp', 'frnp', 'nr'\)"),
-        ({"branches": ("frp", "fr")}, ValueError, r"branches came as \('frp', 'fr'\); wanted one or more of"),
-        ({"branches": "nr"}, ValueError, r"branches came as 'nr'; wanted one or more of"),
-        ({"vgg_taps": "pool"}, ValueError, r"vgg_taps came as 'pool'; wanted one of \('pre_pool', 'post_pool'\)"),
-        ({"vgg_taps": "post_pool"}, ValueError, r"'post_pool' with backbone 'tf_eff.*'; wanted a VGG"),
+        ({"branches": ()}, ValueError, r"branches: got \(\), expected one or more of \('frp', 'frnp', 'nr'\)"),
+        ({"branches": ("frp", "fr")}, ValueError, r"branches: got \('frp', 'fr'\), expected one or more of"),
+        ({"branches": "nr"}, ValueError, r"branches: got 'nr', expected one or more of"),
+        ({"vgg_taps": "pool"}, ValueError, r"vgg_taps: got 'pool', expected one of \('pre_pool', 'post_pool'\)"),
+        ({"vgg_taps": "post_pool"}, ValueError, r"'post_pool' with backbone 'tf_eff.*', expected a VGG"),
         ({"backbone": "inception_v3"}, ValueError, r"'inception_v3' is no full timm tag"),
-        ({"backbone": "convnext_tiny.fb_in1k"}, ValueError, r"strides \[4, 8, 16, 32\]; wanted \[2\] too"),
+        ({"backbone": "convnext_tiny.fb_in1k"}, ValueError, r"strides \[4, 8, 16, 32\], expected \[2\] too"),
         ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
     ],
 )
@@ -166,7 +167,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 31, 64), "came 31x64; wanted sides of at least 32"),
+        (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"wanted \[0, 1\]"),
         ([image.numpy() for image in pair(1)], "came as ndarray"),
@@ -248,7 +249,7 @@ def test_only_the_frozen_branch_has_pretrained_weights(model):
 def test_learnt_branches_look_for_no_weights():
     model = frnr(branches=("frnp", "nr"), weights="missing.pth")
     assert model.backbone is None
-    with pytest.raises(ValueError, match=r"branches are \('frnp', 'nr'\); wanted 'frp' among them"):
+    with pytest.raises(ValueError, match=r"branches are \('frnp', 'nr'\), expected 'frp' among them"):
         model.extract(pair()[0])
 
 
@@ -373,7 +374,7 @@ def test_features_in_place_of_images(model, frp):
     for inputs in (features, (features[0], distorted), (reference, features[1])):
         torch.testing.assert_close(frp(*inputs), score, rtol=0, atol=1e-5)
     with pytest.raises(
-        ValueError, match=r"in place of images with branches \('frp', 'frnp', 'nr'\); wanted only 'frp'"
+        ValueError, match=r"in place of images with branches \('frp', 'frnp', 'nr'\), expected only 'frp'"
     ):
         model(reference, features[1])
 

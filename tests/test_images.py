@@ -77,8 +77,8 @@ def test_read_turns_upright_by_exif(tmp_path, orientation, upright):
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (with_alpha(254), "partly transparent, wanted opaque RGB"),
-        (Image.fromarray(GREY.astype(np.uint16) * 257), "mode I;16, wanted 8-bit RGB or grey"),
+        (with_alpha(254), "partly transparent, expected opaque RGB"),
+        (Image.fromarray(GREY.astype(np.uint16) * 257), "mode I;16, expected 8-bit RGB or grey"),
     ],
     ids=["transparent", "16-bit"],
 )
@@ -133,17 +133,17 @@ def test_good_images_pass(images):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.zeros((2, 3, 16, 16)), r"came as ndarray; wanted a float tensor \(B, 3, H, W\) in \[0, 1\]"),
-        (image(3, 16, 16), r"shape \(3, 16, 16\); wanted \(B, 3, H, W\): add the batch axis"),
+        (np.zeros((2, 3, 16, 16)), r"came as ndarray, expected a float tensor \(B, 3, H, W\) in \[0, 1\]"),
+        (image(3, 16, 16), r"shape \(3, 16, 16\), expected \(B, 3, H, W\): add the batch axis"),
         (image(2, 1, 16, 16), r"shape \(2, 1, 16, 16\); .*convert to RGB"),
-        (image(2, 16, 16, 3), r"shape \(2, 16, 16, 3\); wanted \(B, 3, H, W\)"),
-        (image(value=1, dtype=torch.uint8), r"came as torch\.uint8; wanted float in \[0, 1\]: divide .* by 255"),
-        (image(2, 3, 16, 15), r"came 16x15; wanted sides of at least 16: enlarge it first"),
-        (image(2, 3, 16, 17), r"unequal shapes \[\(2, 3, 16, 16\), \(2, 3, 16, 17\)\]; wanted one shape"),
+        (image(2, 16, 16, 3), r"shape \(2, 16, 16, 3\), expected \(B, 3, H, W\)"),
+        (image(value=1, dtype=torch.uint8), r"came as torch\.uint8, expected float in \[0, 1\]: divide .* by 255"),
+        (image(2, 3, 16, 15), r"came 16x15, expected sides of at least 16: enlarge it first"),
+        (image(2, 3, 16, 17), r"unequal shapes \[\(2, 3, 16, 16\), \(2, 3, 16, 17\)\], expected one shape"),
         (image(1, 3, 16, 16), r"unequal shapes \[\(2, 3, 16, 16\), \(1, 3, 16, 16\)\]"),
-        (image(value=255.0), r"values 255 to 255; wanted \[0, 1\], no NaN"),
+        (image(value=255.0), r"values 255 to 255, expected \[0, 1\], no NaN"),
         (image(value=-0.01), r"values -0\.01 to -0\.01"),
-        (image().index_fill(3, torch.tensor(5), torch.nan), r"values nan to nan; wanted \[0, 1\], no NaN"),
+        (image().index_fill(3, torch.tensor(5), torch.nan), r"values nan to nan, expected \[0, 1\], no NaN"),
         (image(value=torch.inf), r"values inf to inf"),
     ],
 )

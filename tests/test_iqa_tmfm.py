@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from iqa_lib.backbones import PACKAGED, WeightsError
+from iqa_lib.backbones import PACKAGED
 from iqa_lib.losses import preference_bce
 from iqa_lib.models.iqa_tmfm import (
     IQATMFM,
@@ -24,6 +24,7 @@ from iqa_lib.models.iqa_tmfm import (
     Tokens,
     tree_fusion,
 )
+from iqa_lib.weights import WeightsError
 
 SMALL = dict(backbone=PACKAGED, weights="packaged", crop=96, dim=16, heads=2, head_dim=8, hidden=32)
 PAPER_SIZES = dict(channels=(192, 384), sides=(28, 14), dim=128, heads=4, head_dim=128, hidden=1024, layers=1)
@@ -77,7 +78,7 @@ def test_the_papers_network(paper):
 
 
 @torch.no_grad()
-def test_trunk_is_the_whole_networks_up_to_its_third_stage(paper):
+def test_backbone_is_the_whole_networks_up_to_its_third_stage(paper):
     whole = timm.create_model("convnext_tiny.fb_in1k", pretrained=False).eval()
     assert parameters(whole) == 28_589_128
     left_out = whole.load_state_dict(paper.backbone.net.model.state_dict(), strict=False)
@@ -104,11 +105,12 @@ def test_images_are_normalised_inside(norm, mean, std):
 
 
 @pytest.mark.parametrize(
-    ("trunk", "channels"), [(dict(), (40, 112)), (dict(backbone="cheng2020_anchor.q1", weights="random"), (128, 128))]
+    ("backbone", "channels"),
+    [(dict(), (40, 112)), (dict(backbone="cheng2020_anchor.q1", weights="random"), (128, 128))],
 )
 @torch.no_grad()
-def test_other_trunks(trunk, channels):
-    model = iqa_tmfm(crop=32, **trunk)
+def test_other_backbones(backbone, channels):
+    model = iqa_tmfm(crop=32, **backbone)
     assert (model.backbone.channels, model.backbone.strides, model.backbone.frozen) == (channels, (8, 16), True)
     logit, maps = model(*triplet(2, size=32), return_maps=True)
     assert model.min_size == 32
@@ -136,12 +138,12 @@ def test_preset_chooses_the_mask_unless_it_is_given(options, causal):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "code"}, r"preset came as 'code'; wanted one of \('paper', 'official_code'\)"),
-        ({"residual": "none"}, r"residual came as 'none'; wanted one of \('nonlinear', 'subtract'\)"),
-        ({"decoder_mask": "full"}, r"decoder_mask came as 'full'; wanted one of \('none', 'causal'\)"),
-        ({"norm": "clip"}, r"norm came as 'clip'"),
-        ({"crop": 100}, "crop came as 100; wanted a multiple of 16"),
-        ({"crop": 0}, "crop came as 0; wanted a multiple of 16"),
+        ({"preset": "code"}, r"preset: got 'code', expected one of \('paper', 'official_code'\)"),
+        ({"residual": "none"}, r"residual: got 'none', expected one of \('nonlinear', 'subtract'\)"),
+        ({"decoder_mask": "full"}, r"decoder_mask: got 'full', expected one of \('none', 'causal'\)"),
+        ({"norm": "clip"}, r"norm: got 'clip'"),
+        ({"crop": 100}, "crop: got 100, expected a multiple of 16"),
+        ({"crop": 0}, "crop: got 0, expected a multiple of 16"),
         ({"backbone": "convnext_tiny"}, "'convnext_tiny' is no full timm tag"),
         ({"backbone": "cheng2020_anchor.q7"}, "'cheng2020_anchor.q7' is no full timm tag"),
     ],
@@ -154,8 +156,8 @@ def test_unknown_options_are_errors(options, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (triplet(1, size=112), "windows came 112x112; this network was built for 96x96"),
-        (triplet(1, 2, size=64), "windows came 64x64; this network was built for 96x96"),
+        (triplet(1, size=112), "crops came 112x112; this network was built for 96x96"),
+        (triplet(1, 2, size=64), "crops came 64x64; this network was built for 96x96"),
         ((*triplet(1)[:2], triplet(2)[0]), "unequal shapes"),
         ((*triplet(1, 2)[:2], triplet(1, 3)[0]), "unequal shapes"),
         ([255 * image for image in triplet(1)], r"wanted \[0, 1\]"),
@@ -404,13 +406,13 @@ def test_nonlinear_residual_by_hand():
     torch.manual_seed(0)
     block = NonlinearResidual(4)
     distorted, reference = torch.randn(2, 3, 4, 5, 6)
-    stacked = torch.cat([distorted, reference], dim=1)  # the distorted picture's features come first
+    stacked = torch.cat([distorted, reference], dim=1)  # the distorted image's features come first
     y = torch.einsum("oi,bihw->bohw", block.conv.weight[:, :, 0, 0], stacked) + block.conv.bias.view(-1, 1, 1)
     torch.testing.assert_close(block(distorted, reference), y * 0.5 * (1 + torch.erf(y / math.sqrt(2))))
 
 
 @torch.no_grad()
-def test_residuals_of_equal_pictures():
+def test_residuals_of_equal_images():
     model, (reference, a, _) = iqa_tmfm(residual="subtract"), triplet(2)
     _, maps = model(reference, reference, a, return_maps=True)
     for scale, f_r, f_a in zip(("2x", "3x"), model.extract(reference), model.extract(a), strict=True):
@@ -440,11 +442,11 @@ def test_swapping_a_and_b_swaps_their_residuals_and_does_not_negate_the_logit(mo
         torch.testing.assert_close(swapped_maps[f"residual_a_{scale}"], maps[f"residual_b_{scale}"])
 
 
-# --- Windows, batches, features, maps
+# --- Crops, batches, features, maps
 
 
 @torch.no_grad()
-def test_windows_of_a_triplet_are_averaged(model):
+def test_crops_of_a_triplet_are_averaged(model):
     images = triplet(2, 3)
     singles = torch.stack([model(*(image[:, k] for image in images)) for k in range(3)])  # (3, 2)
     assert singles.std(0).min() > 1e-4
@@ -464,12 +466,12 @@ def test_features_in_place_of_images(model):
     images = triplet(2, 3)
     features = [[x.unflatten(0, (2, 3)) for x in model.extract(image.flatten(0, 1))] for image in images]
     torch.testing.assert_close(model(*features), model(*images), rtol=0, atol=1e-5)
-    first = [[x[:, 0] for x in picture] for picture in features]
+    first = [[x[:, 0] for x in image] for image in features]
     torch.testing.assert_close(model(*first), model(*(image[:, 0] for image in images)), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
-def test_the_three_pictures_go_through_the_trunk_as_one_batch(model, monkeypatch):
+def test_the_three_images_go_through_the_backbone_as_one_batch(model, monkeypatch):
     batches, extract = [], model.extract
     monkeypatch.setattr(model, "extract", lambda images: batches.append(len(images)) or extract(images))
     model(*triplet(2, 3))
@@ -513,7 +515,7 @@ def test_maps_leave_nothing_behind():
 
 
 @pytest.mark.parametrize("residual", ["nonlinear", "subtract"])
-def test_the_head_learns_and_the_trunk_stays_as_it_is(residual):
+def test_the_head_learns_and_the_backbone_stays_as_it_is(residual):
     model = iqa_tmfm(residual=residual).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -527,9 +529,9 @@ def test_the_head_learns_and_the_trunk_stays_as_it_is(residual):
     assert not any(torch.equal(after[name], before[name]) for name in head)
 
 
-@pytest.mark.parametrize("trunk", [dict(), dict(backbone="cheng2020_anchor.q1", weights="random")])
-def test_the_trunks_output_carries_no_graph(trunk):
-    model = iqa_tmfm(crop=32, **trunk).train()
+@pytest.mark.parametrize("backbone", [dict(), dict(backbone="cheng2020_anchor.q1", weights="random")])
+def test_the_backbones_output_carries_no_graph(backbone):
+    model = iqa_tmfm(crop=32, **backbone).train()
     image = triplet(1, size=32)[0].requires_grad_()
     assert not any(module.training for module in model.backbone.children())
     assert [x.requires_grad for x in model.extract(image)] == [False, False]
@@ -628,8 +630,8 @@ def test_parameters_with_the_papers_eight_metrics(model, metric_input, expected)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metric_input": "sum"}, r"metric_input came as 'sum'; wanted one of \('pair', 'difference'\)"),
-        ({"activation": "tanh"}, r"activation came as 'tanh'; wanted one of \('relu', 'gelu'\)"),
+        ({"metric_input": "sum"}, r"metric_input: got 'sum', expected one of \('pair', 'difference'\)"),
+        ({"activation": "tanh"}, r"activation: got 'tanh', expected one of \('relu', 'gelu'\)"),
     ],
 )
 def test_unknown_options_of_the_fusion_are_errors(model, options, message):

@@ -7,8 +7,8 @@ import skimage.data
 import torch
 from torch.nn import functional as F
 
-from iqa_lib.backbones import WeightsError
 from iqa_lib.models.lpips_plus import NETS, LPIPSPlus
+from iqa_lib.weights import WeightsError
 
 CHANNELS = {
     "alex": (64, 192, 384, 256, 256),
@@ -186,9 +186,9 @@ def test_weights_from_a_file(tmp_path, models, photos):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"net": "vgg16"}, ValueError, r"net came as 'vgg16'; wanted one of \('alex', 'vgg', 'squeeze'\)"),
-        ({"semantic_layer": 7}, ValueError, "semantic_layer came as 7; wanted None or 0 to 6 for net 'squeeze'"),
-        ({"semantic_layer": -1}, ValueError, "semantic_layer came as -1; wanted None or 0 to 6"),
+        ({"net": "vgg16"}, ValueError, r"net: got 'vgg16', expected one of \('alex', 'vgg', 'squeeze'\)"),
+        ({"semantic_layer": 7}, ValueError, "semantic_layer: got 7, expected None or 0 to 6 for net 'squeeze'"),
+        ({"semantic_layer": -1}, ValueError, "semantic_layer came as -1, expected None or 0 to 6"),
         ({"weights": "missing.pth"}, WeightsError, r"missing\.pth cannot be read as weights of lpips-squeeze"),
     ],
 )

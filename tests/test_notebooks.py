@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iqa_lib import runs
-from iqa_lib.execute import execute
-from iqa_lib.parameters import declared, read_parameters
+from iqa_lib.lab import runs
+from iqa_lib.lab.execute import execute
+from iqa_lib.lab.parameters import declared, read_parameters
 
 SMALL = {"row": "dry_run", "scale": "test", "weights": "random", "max_steps": 1, "max_batch": 1, "workers": 0}
 
 
 @pytest.fixture
 def trees(tmp_path, monkeypatch):
-    """A folder for data sets, whose pictures are noise of their own, large enough for a window of 224."""
+    """A folder for data sets, whose images are noise of their own, large enough for a crop of 224."""
 
     def image(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def trees(tmp_path, monkeypatch):
 
 
 def kadid10k(root):
-    """KADID-10k's layout with enough pictures for a test fifth that a logistic can be fitted to."""
+    """KADID-10k's layout with enough images for a test fifth that a logistic can be fitted to."""
     rng, lines = np.random.default_rng(0), ["dist_img,ref_img,dmos,var"]
     for reference in range(1, 11):
         dataset_trees.image(root / f"images/I{reference:02}.png")
@@ -49,7 +49,7 @@ def run_paper(notebook, tmp_path, trees, **changed):
 
 
 def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path, monkeypatch):
-    """SE-Res2Net50, 448 windows, all three data sets read from their own layouts; only the scale of things is cut."""
+    """SE-Res2Net50, 448 crops, all three data sets read from their own layouts; only the scale of things is cut."""
     monkeypatch.setattr(dataset_trees, "PNG", dataset_trees.encoded((64, 64)))
     for name in ("clic", "bapps", "pieapp"):
         getattr(dataset_trees, name)(tmp_path / "data" / name)
@@ -60,7 +60,7 @@ def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path, monkeypatch):
 
 
 def test_the_papers_configuration_of_iqa_tmfm_takes_a_step(tmp_path, trees):
-    """ConvNeXt-Tiny, windows of 224 mirrored and turned, both stages, metrics fused, on CLIC's own layout."""
+    """ConvNeXt-Tiny, crops of 224 mirrored and turned, both stages, metrics fused, on CLIC's own layout."""
     dataset_trees.clic(trees / "clic")
     options = dict(batch_size=2, draws=2, test_crop_count=2, metrics="psnr, gmsd")
     record = run_paper("02_iqa_tmfm", tmp_path, trees, **options)
@@ -71,7 +71,7 @@ def test_the_papers_configuration_of_iqa_tmfm_takes_a_step(tmp_path, trees):
 
 
 def test_the_papers_configuration_of_ahiq_takes_a_step(tmp_path, trees):
-    """ResNet50 and ViT-B/8, windows of 224, on KADID-10k's layout."""
+    """ResNet50 and ViT-B/8, crops of 224, on KADID-10k's layout."""
     kadid10k(trees / "kadid10k")
     options = dict(cnn_weights="random", vit_weights="random", batch_size=2, test_crop_count=1, hold_out=False)
     record = run_paper("04_ahiq", tmp_path, trees, dataset="kadid10k", **options)
@@ -83,7 +83,7 @@ def test_the_papers_configuration_of_ahiq_takes_a_step(tmp_path, trees):
 
 
 def test_the_papers_configuration_of_fr_nr_takes_a_step(tmp_path, trees):
-    """Inception-v3 in all branches, whole pictures of KADID-10k's and PIPAL's layouts."""
+    """Inception-v3 in all branches, whole images of KADID-10k's and PIPAL's layouts."""
     kadid10k(trees / "kadid10k")
     dataset_trees.pipal(trees / "pipal")
     record = run_paper("05_fr_nr", tmp_path, trees, batch_size=2)
@@ -93,13 +93,13 @@ def test_the_papers_configuration_of_fr_nr_takes_a_step(tmp_path, trees):
 
 
 def test_the_papers_configuration_of_topiq_takes_a_step(tmp_path, trees):
-    """ResNet50 that learns, windows of 384 out of enlarged pictures, on KADID-10k's layout and across to CSIQ's."""
+    """ResNet50 that learns, crops of 384 out of enlarged images, on KADID-10k's layout and across to CSIQ's."""
     kadid10k(trees / "kadid10k")
     dataset_trees.csiq(trees / "csiq")
     options = dict(lpips_weights="random", batch_size=1, cross="csiq")
     record = run_paper("06_topiq", tmp_path, trees, **options)
     networks = {name: weights["network"] for name, weights in record["weights"].items()}
-    assert networks == {"trunk": "resnet50.a1_in1k", "LPIPS": "lpips-alex"}
+    assert networks == {"backbone": "resnet50.a1_in1k", "LPIPS": "lpips-alex"}
     assert record["data"]["cross"]["name"] == "csiq"
     assert {"srocc CFANet", "plcc CFANet cross", "srocc MS-SSIM", "srocc LPIPS+ layer 3"} <= set(record["metrics"])
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_lib import baselines, playground, runs, scoring
-from iqa_lib.backbones import PACKAGED, Weights
+from iqa_lib import baselines
+from iqa_lib.backbones import PACKAGED
 from iqa_lib.data.base import IQADataset, Label, Pair
+from iqa_lib.lab import playground, runs, scoring
+from iqa_lib.lab.playground import Playground
 from iqa_lib.metrics import srocc
 from iqa_lib.models import AHIQ, PRFNet
-from iqa_lib.playground import Playground
+from iqa_lib.weights import Weights
 
 BLUR, JPEG = ("Gaussian blur", 5), ("JPEG", 5)
 
@@ -67,10 +69,10 @@ def test_a_playground_that_another_replaces_is_given_back(folder):
 
 def test_the_board_holds_the_scores_that_score_gives(ground, folder):
     figure, board = ground.pair("coffee", JPEG)
-    pictures = ground.pictures["coffee"], ground.distorted("coffee", JPEG)
-    assert list(board.index) == ["psnr", "gmsd", "AHIQ (demo run), whole picture"]
+    images = ground.images["coffee"], ground.distorted("coffee", JPEG)
+    assert list(board.index) == ["psnr", "gmsd", "AHIQ (demo run), whole image"]
     for name, score in zip(("psnr", "gmsd", folder), board.score, strict=True):
-        assert score == pytest.approx(float(scoring.score(*pictures, name)), abs=1e-5)
+        assert score == pytest.approx(float(scoring.score(*images, name)), abs=1e-5)
     assert board.better.tolist() == ["higher", "lower", "higher"]
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles[:2] == ["reference: coffee", "distorted: JPEG, level 5"]
@@ -78,8 +80,8 @@ def test_the_board_holds_the_scores_that_score_gives(ground, folder):
 
 
 def test_level_0_is_the_reference_and_a_random_type_keeps_its_places(ground):
-    assert ground.distorted("coffee", ("JPEG", 0)) is ground.pictures["coffee"]
-    original = ground.pictures["coffee"]
+    assert ground.distorted("coffee", ("JPEG", 0)) is ground.images["coffee"]
+    original = ground.images["coffee"]
     hit = [(ground.distorted("coffee", ("color block", level)) != original).any(-1) for level in (1, 5)]
     again = ground._spoil("coffee", ("color block", 5))
     assert np.array_equal(again, ground.distorted("coffee", ("color block", 5)))
@@ -102,7 +104,7 @@ def test_a_triplet_network_is_asked_for_its_preference_only(tmp_path, folder):
     ground = Playground(folder, metrics=["psnr"], others=[triplets], scenes=1)
     _, table = ground.choice("coffee", JPEG, BLUR)
     assert np.isnan(table.loc["prfnet", "score of A"])
-    asked = scoring.prefer(ground.pictures["coffee"], *(ground.distorted("coffee", x) for x in (JPEG, BLUR)), triplets)
+    asked = scoring.prefer(ground.images["coffee"], *(ground.distorted("coffee", x) for x in (JPEG, BLUR)), triplets)
     assert table.loc["prfnet", "P(B closer)"] == asked
 
 
@@ -122,20 +124,20 @@ def test_spatial_maps_are_those_with_a_place(ground):
     assert torch.allclose(found["cross attention 0"][0], looks / looks.mean())
 
 
-def test_moving_a_slider_changes_picture_and_board(ground):
+def test_moving_a_slider_changes_image_and_board(ground):
     view = ground.explore()
-    (picture,), (level,) = inside(view, widgets.Image), inside(view, widgets.IntSlider)
+    (image,), (level,) = inside(view, widgets.Image), inside(view, widgets.IntSlider)
     (kind,), (reference,) = inside(view, widgets.SelectionSlider), inside(view, widgets.Dropdown)
     status, board = inside(view, widgets.HTML)
     for control, value in ((level, 1), (kind, "white noise"), (reference, "leaves00")):
-        before = picture.value, board.value
+        before = image.value, board.value
         control.value = value
-        assert picture.value != before[0]
+        assert image.value != before[0]
         assert board.value != before[1]
         assert status.value.endswith(" s")
     figure, table = ground.pair("leaves00", ("white noise", 1))
     assert board.value == playground._table(table)
-    assert Image.open(io.BytesIO(picture.value)).size == Image.open(io.BytesIO(playground._png(figure))).size
+    assert Image.open(io.BytesIO(image.value)).size == Image.open(io.BytesIO(playground._png(figure))).size
 
 
 def uploaded(name, image=None, content=b""):
@@ -147,20 +149,20 @@ def uploaded(name, image=None, content=b""):
     return (known | {"content": memoryview(content)},)
 
 
-def test_a_picture_of_ones_own_becomes_a_reference_and_a_broken_one_a_message(ground):
+def test_a_image_of_ones_own_becomes_a_reference_and_a_broken_one_a_message(ground):
     view = ground.explore()
     (upload,), (reference,) = inside(view, widgets.FileUpload), inside(view, widgets.Dropdown)
     status = inside(view, widgets.HTML)[0]
     noise = np.random.default_rng(0).integers(256, size=(900, 300, 3), dtype=np.uint8)
     upload.value = uploaded("tall.png", Image.fromarray(noise))
     assert reference.value == "tall.png"
-    assert ground.pictures["tall.png"].shape == (512, 384, 3)
+    assert ground.images["tall.png"].shape == (512, 384, 3)
     upload.value = uploaded("glass.png", Image.new("RGBA", (80, 80), (9, 9, 9, 9)))
     assert "not possible" in status.value
     assert "partly transparent" in status.value
     upload.value = uploaded("page.png", content=b"<html>")
     assert "page.png: cannot be decoded" in status.value
-    assert set(reference.options) == set(ground.pictures)
+    assert set(reference.options) == set(ground.images)
 
 
 def test_the_comparison_follows_its_sliders(ground):
@@ -177,11 +179,11 @@ def test_any_run_opens_with_its_figures_and_worst_mistakes(folder):
     assert sorted(mistakes.distorted) == ["b", "d"]
     view = playground.browse({"mine": folder})
     run, figure = inside(view, widgets.Dropdown)
-    (picture,) = inside(view, widgets.Image)
+    (image,) = inside(view, widgets.Image)
     assert run.value == folder
-    assert picture.value == (folder / "figures/worst_mistakes.png").read_bytes()
+    assert image.value == (folder / "figures/worst_mistakes.png").read_bytes()
     figure.value = folder / "figures/training.png"
-    assert picture.value == (folder / "figures/training.png").read_bytes()
+    assert image.value == (folder / "figures/training.png").read_bytes()
     assert "No finished run" in playground.browse({}).value
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from iqa_lib.backbones import PACKAGED, WeightsError
+from iqa_lib.backbones import PACKAGED
 from iqa_lib.losses import preference_bce, preference_mse
 from iqa_lib.models.prfnet import (
     FPN,
@@ -23,6 +23,7 @@ from iqa_lib.models.prfnet import (
     PRFNet,
     WeightedSum,
 )
+from iqa_lib.weights import WeightsError
 
 SCALES = (1, 2, 3, 4)
 VARIANTS = [("prf", conv) for conv in GATE_CONVS] + [(fusion, "full") for fusion in FUSIONS if fusion != "prf"]
@@ -143,10 +144,10 @@ def test_single_gates_have_a_share_of_the_parameters():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"fusion": "sum"}, ValueError, r"fusion came as 'sum'; wanted one of \('prf', 'fpn', 'bifpn'\)"),
-        ({"gate_conv": "none"}, ValueError, r"gate_conv came as 'none'; wanted one of \('full', 'single', 'bnrelu'\)"),
+        ({"fusion": "sum"}, ValueError, r"fusion: got 'sum', expected one of \('prf', 'fpn', 'bifpn'\)"),
+        ({"gate_conv": "none"}, ValueError, r"gate_conv: got 'none', expected one of \('full', 'single', 'bnrelu'\)"),
         ({"backbone": "res2net50_26w_4s"}, ValueError, r"'res2net50_26w_4s' is no full timm tag"),
-        ({"se": True}, ValueError, r"se=True, which needs a Res2Net or ResNet trunk"),
+        ({"se": True}, ValueError, r"se=True, which needs a Res2Net or ResNet backbone"),
         ({"stem_pool": False}, ValueError, r"no max-pool in its stem"),
         ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
     ],
@@ -159,7 +160,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (triplet(1, 31, 64), "came 31x64; wanted sides of at least 32"),
+        (triplet(1, 31, 64), "came 31x64, expected sides of at least 32"),
         ((*triplet(1)[:2], triplet(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in triplet(1)], r"wanted \[0, 1\]"),
     ],
@@ -373,7 +374,7 @@ def test_maps_change_nothing_and_leave_nothing_behind():
 # --- Freezing
 
 
-def test_frozen_trunk_stays_as_it_is_and_the_rest_learns():
+def test_frozen_backbone_stays_as_it_is_and_the_rest_learns():
     model = prfnet(freeze_backbone=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
@@ -387,7 +388,7 @@ def test_frozen_trunk_stays_as_it_is_and_the_rest_learns():
         assert not torch.equal(after[name], before[name])
 
 
-def test_unfrozen_trunk_learns():
+def test_unfrozen_backbone_learns():
     model = prfnet().train()
     before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items() if "running" in name}
     model(*triplet()).sum().backward()

@@ -56,10 +56,10 @@ def test_on_the_demo_set_all_methods_are_tested_on_the_same_records(trees, task,
 @pytest.mark.parametrize(
     ("dataset", "options", "message"),
     [
-        ("bapps", {}, "data set came as 'bapps'"),
-        ("kadid10k", {"task": "preference"}, r"TOPIQ's \(task 'preference'\) data set came as 'kadid10k'"),
-        ("csiq", {"trained": False, "cross": "live"}, "cross came as 'live'"),
-        ("bapps", {"task": "preference", "cross": "csiq"}, "cross came as 'csiq'"),
+        ("bapps", {}, "data set: got 'bapps'"),
+        ("kadid10k", {"task": "preference"}, r"TOPIQ's \(task 'preference'\) data set: got 'kadid10k'"),
+        ("csiq", {"trained": False, "cross": "live"}, "cross: got 'live'"),
+        ("bapps", {"task": "preference", "cross": "csiq"}, "cross: got 'csiq'"),
     ],
 )
 def test_what_does_not_go_together_is_an_error(trees, dataset, options, message):
@@ -67,13 +67,13 @@ def test_what_does_not_go_together_is_an_error(trees, dataset, options, message)
         topiq(dataset, trees, **options)
 
 
-def test_the_demo_set_can_be_split_by_picture_to_measure_the_leak(trees):
+def test_the_demo_set_can_be_split_by_image_to_measure_the_leak(trees):
     sides = {by: scored("demo", trees, by=by, scenes=0, pairs=10) for by in ("reference", "row")}
     shared = {by: set(s["train"].reference_ids) & set(s["test"].reference_ids) for by, s in sides.items()}
     assert not shared["reference"]
     assert len(shared["row"]) > 4
-    pictures = [{record.images for record in sides["row"][side].records} for side in ("train", "test")]
-    assert not pictures[0] & pictures[1]
-    assert len(pictures[0] | pictures[1]) == sum(map(len, sides["reference"].values()))
-    with pytest.raises(DataError, match="by came as 'picture'"):
-        scored("demo", trees, by="picture", scenes=0, pairs=10)
+    images = [{record.images for record in sides["row"][side].records} for side in ("train", "test")]
+    assert not images[0] & images[1]
+    assert len(images[0] | images[1]) == sum(map(len, sides["reference"].values()))
+    with pytest.raises(DataError, match="by: got 'image'"):
+        scored("demo", trees, by="image", scenes=0, pairs=10)

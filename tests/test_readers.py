@@ -302,7 +302,7 @@ def test_split_by_row_leaks_references(root_of, name, side):
 @pytest.mark.parametrize("name", SIDES)
 def test_unknown_split_names_those_there_are(root_of, name):
     wanted = ", ".join(SIDES[name][0])
-    with pytest.raises(DataError, match=rf"split came as 'dev'; wanted one of {wanted}.*all"):
+    with pytest.raises(DataError, match=rf"split: got 'dev', expected one of {wanted}.*all"):
         read(name, root_of(name), "dev")
 
 
@@ -460,7 +460,7 @@ def test_line_that_comes_twice(root_of, tree):
         ("pieapp", "train_reference_list.txt", "ref_12.png", "ref_12,png", "line 2: "),
         ("pipal", "Train_Label/A0002.txt", "A0002_00", "A0001_00", "line 1: .*wanted a name such as A0002"),
         ("tid2013", "mos_with_names.txt", "5.51429 I25_01_1.bmp", "I25_01_1.bmp 5.51429", "wanted a number"),
-        ("clic", "train/oracle.csv", ".png,1\n", ".png,0.5\n", "line 1: T came as '0.5'; wanted 0 or 1"),
+        ("clic", "train/oracle.csv", ".png,1\n", ".png,0.5\n", "line 1: T: got '0.5', expected 0 or 1"),
         ("clic", "validation/validation.csv", "5bb", "6bb", "line 1: .*questions"),
     ],
 )
@@ -515,12 +515,12 @@ LABELS = np.linspace(0, 90, sum(LIVE_FOLDERS.values()))[None]
     ("file", "values", "reason"),
     [
         ("dmos_realigned.mat", {"dmos_new": None}, "KeyError: 'dmos_new'"),
-        ("dmos_realigned.mat", {"dmos_new": LABELS[:, :-1]}, "31 values in dmos_new, wanted 32"),
-        ("dmos_realigned.mat", {"dmos_new": some(LABELS, 3, np.nan)}, "line 4: DMOS came as nan"),
-        ("dmos_realigned.mat", {"dmos_new": some(LABELS, 3, 1e4)}, "line 4: DMOS came as 10000"),
+        ("dmos_realigned.mat", {"dmos_new": LABELS[:, :-1]}, "31 values in dmos_new, expected 32"),
+        ("dmos_realigned.mat", {"dmos_new": some(LABELS, 3, np.nan)}, "line 4: DMOS: got nan"),
+        ("dmos_realigned.mat", {"dmos_new": some(LABELS, 3, 1e4)}, "line 4: DMOS: got 10000"),
         ("dmos_realigned.mat", {"dmos_new": LABELS.astype(str).astype(object)}, None),
         ("dmos_realigned.mat", {"orgs": None}, "KeyError: 'orgs'"),
-        ("dmos_realigned.mat", {"orgs": some(LABELS * 0, 5, 2)}, "line 6: orgs came as 2"),
+        ("dmos_realigned.mat", {"orgs": some(LABELS * 0, 5, 2)}, "line 6: orgs: got 2"),
         ("dmos_realigned.mat", {"orgs": np.zeros((1, 3))}, "3 values in orgs"),
         ("refnames_all.mat", {"refnames_all": LABELS}, "line 1: .*wanted a name"),
         ("refnames_all.mat", {"refnames_all": np.array([["ref0.bmp"] * 31 + ["../x.bmp"]], object)}, None),
@@ -551,9 +551,9 @@ def test_live_label_file_that_is_none(root_of, file, content):
     [
         (9, None, "row 5|line 5: .*wanted a number"),
         (9, "#REF!", "line 5: .*wanted a number"),
-        (9, 1.5, "line 5: DMOS came as 1.5; wanted 0 to 1"),
-        (9, -0.1, "line 5: DMOS came as -0.1; wanted 0 to 1"),
-        (6, "fog", r"line 5: '1600\.fog\.1\.png' came; wanted a name"),
+        (9, 1.5, "line 5: DMOS: got 1.5, expected 0 to 1"),
+        (9, -0.1, "line 5: DMOS came as -0.1, expected 0 to 1"),
+        (6, "fog", r"line 5: '1600\.fog\.1\.png' came, expected a name"),
         (7, 6, "line 5: .*wanted a name"),
         (4, "boston", r"line 11: boston\.AWGN\.1\.png came before, in csiq\.DMOS\.xlsx, line 5"),
     ],

@@ -14,14 +14,14 @@ import yaml
 from filelock import FileLock
 from torch import nn
 
-from iqa_lib import parameters, runs, tables
-from iqa_lib.backbones import Weights
 from iqa_lib.data.base import IQADataset, Label, Triplet
-from iqa_lib.execute import one_gpu
+from iqa_lib.lab import parameters, runs, tables
+from iqa_lib.lab.execute import one_gpu
+from iqa_lib.lab.parameters import ParameterError
 from iqa_lib.losses import preference_bce, preference_mse
 from iqa_lib.metrics import two_afc_accuracy
-from iqa_lib.parameters import ParameterError
 from iqa_lib.training import Task
+from iqa_lib.weights import Weights
 
 ROOT = runs.repo_root()
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-6]*.ipynb"))
@@ -92,15 +92,15 @@ def test_rows_hold_only_what_differs_from_the_notebook():
     ("values", "message"),
     [
         ({"stgae": 2}, "stgae: unknown, did you mean stage?"),
-        ({"lr_1": "fast"}, "lr_1: came 'fast', a str; wanted float"),
+        ({"lr_1": "fast"}, "lr_1: came 'fast', a str, expected float"),
         ({"lr_1": "1e-4"}, r"in YAML write 1.0e-4"),
-        ({"epochs_1": 2.5}, "epochs_1: came 2.5, a float; wanted int"),
-        ({"se": 1}, "se: came 1, a int; wanted bool"),
-        ({"batch_size": 0}, "batch_size: came 0; wanted above 0"),
+        ({"epochs_1": 2.5}, "epochs_1: came 2.5, a float, expected int"),
+        ({"se": 1}, "se: came 1, a int, expected bool"),
+        ({"batch_size": 0}, "batch_size: came 0, expected above 0"),
         ({"seed": -1}, "seed: came -1"),
         ({"lr_1": float("nan")}, "lr_1: came nan"),
-        ({"stage": 3}, "stage: came '3'; wanted one of '1', '2', 'all'"),
-        ({"dropout": 1.5}, "dropout: came 1.5; wanted 0 to 0.99"),
+        ({"stage": 3}, "stage: came '3', expected one of '1', '2', 'all'"),
+        ({"dropout": 1.5}, "dropout: came 1.5, expected 0 to 0.99"),
     ],
 )
 def test_a_wrong_parameter_is_named_with_what_is_wanted(values, message):
@@ -141,7 +141,7 @@ def test_the_command_line_refuses_an_unknown_key_before_any_work(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "iqa_lib.execute",
+        "iqa_lib.lab.execute",
         "03_prfnet",
         str(tmp_path / "out.ipynb"),
         str(tmp_path / "row.yaml"),
@@ -253,7 +253,7 @@ def test_a_demo_number_is_called_one_and_has_a_column_of_its_own(here):
 def test_a_run_that_fails_leaves_its_reason(tmp_path, broken):
     (tmp_path / "row.yaml").write_text(yaml.safe_dump({"scale": "test", "row": "broken", **broken}))
     output = tmp_path / "run.ipynb"
-    call = [sys.executable, "-m", "iqa_lib.execute", "03_prfnet", str(output), str(tmp_path / "row.yaml")]
+    call = [sys.executable, "-m", "iqa_lib.lab.execute", "03_prfnet", str(output), str(tmp_path / "row.yaml")]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     reason = (tmp_path / "failed.txt").read_text()
@@ -297,9 +297,9 @@ def test_the_workflow_plans_every_run_of_every_table(options):
     assert done.returncode == 0, done.stderr
     specified = tables.specifications()
     for run in {run for table in specified.values() for run in tables.wanted(table, scale)}:
-        command = f"iqa_lib.execute {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
+        command = f"iqa_lib.lab.execute {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
         assert command in done.stdout + done.stderr, run
-    assert all(f"iqa_lib.tables {scale} {name}" in done.stdout + done.stderr for name in specified)
+    assert all(f"iqa_lib.lab.tables {scale} {name}" in done.stdout + done.stderr for name in specified)
     assert ("--seed 1 --data-root '/somewhere'" in done.stdout + done.stderr) == bool(options)
 
 

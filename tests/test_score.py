@@ -1,4 +1,4 @@
-"""Scoring pictures of one's own: what is taken, what is refused with advice, and that every way gives one number."""
+"""Scoring images of one's own: what is taken, what is refused with advice, and that every way gives one number."""
 
 import io
 import json
@@ -16,15 +16,17 @@ import torch
 from PIL import Image, ImageCms
 
 import iqa_lib
-from iqa_lib import baselines, evaluation, runs, scoring
-from iqa_lib.backbones import PACKAGED, Weights, WeightsError
+from iqa_lib import baselines, evaluation
+from iqa_lib.backbones import PACKAGED
 from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
-from iqa_lib.data.crops import Crops
 from iqa_lib.data.demo import packaged_photos
 from iqa_lib.images import as_image
+from iqa_lib.lab import runs, scoring
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet, rebuild
 from iqa_lib.score import main
+from iqa_lib.views import Crops
+from iqa_lib.weights import Weights, WeightsError
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(256, size=(48, 64, 3), dtype=np.uint8)
@@ -85,16 +87,16 @@ REFUSED_FILES = {
     "half.png": (damaged(RGB, 0.5), "cannot be decoded"),
     "half.jpg": (damaged(RGB, 0.5), "cannot be decoded"),
     "page.png": (lambda path: path.write_text("<html>404</html>"), "cannot be decoded"),
-    "animated.gif": (several(RGB, Image.fromarray(NOISY)), "holds 2 pictures, wanted one: save"),
-    "animated.png": (several(RGB, Image.fromarray(NOISY)), "holds 2 pictures, wanted one: save"),
-    "animated.webp": (several(RGB, Image.fromarray(NOISY)), "holds 2 pictures, wanted one: save"),
-    "pages.tif": (several(RGB, RGB, RGB), "holds 3 pictures, wanted one: save"),
-    "deep_grey.png": (saved(Image.fromarray(GREY.astype(np.uint16) * 257)), "mode I;16, wanted 8-bit"),
-    "deep.png": (png(20, 20, 16, 2, SIXTEEN), "16 bits a channel, wanted 8-bit"),
-    "print.jpg": (saved(RGB.convert("CMYK")), "mode CMYK, wanted 8-bit RGB or grey: convert"),
-    "float.tif": (saved(Image.fromarray(GREY.astype(np.float32))), "mode F, wanted 8-bit"),
-    "int.tif": (saved(Image.fromarray(GREY.astype(np.int32))), "mode I, wanted 8-bit"),
-    "lab.tif": (saved(Image.new("LAB", (20, 20))), "mode LAB, wanted 8-bit"),
+    "animated.gif": (several(RGB, Image.fromarray(NOISY)), "holds 2 images, expected one: save"),
+    "animated.png": (several(RGB, Image.fromarray(NOISY)), "holds 2 images, expected one: save"),
+    "animated.webp": (several(RGB, Image.fromarray(NOISY)), "holds 2 images, expected one: save"),
+    "pages.tif": (several(RGB, RGB, RGB), "holds 3 images, expected one: save"),
+    "deep_grey.png": (saved(Image.fromarray(GREY.astype(np.uint16) * 257)), "mode I;16, expected 8-bit"),
+    "deep.png": (png(20, 20, 16, 2, SIXTEEN), "16 bits a channel, expected 8-bit"),
+    "print.jpg": (saved(RGB.convert("CMYK")), "mode CMYK, expected 8-bit RGB or grey: convert"),
+    "float.tif": (saved(Image.fromarray(GREY.astype(np.float32))), "mode F, expected 8-bit"),
+    "int.tif": (saved(Image.fromarray(GREY.astype(np.int32))), "mode I, expected 8-bit"),
+    "lab.tif": (saved(Image.new("LAB", (20, 20))), "mode LAB, expected 8-bit"),
     "glass.png": (saved(Image.fromarray(with_alpha(PIXELS, 100))), "partly transparent.*lay it over a background"),
     "sticker.png": (saved(TRANSPARENT_PALETTE, transparency=0), "partly transparent"),
     "profile.png": (saved(RGB, icc_profile=b"no profile"), "ICC profile cannot be used.*convert it to sRGB"),
@@ -124,7 +126,7 @@ TAKEN_FILES = {
     "srgb.png": (saved(RGB, icc_profile=profile("sRGB")), PIXELS),
     "UPPER CASE ä 图.PNG": (saved(RGB, format="PNG"), PIXELS),
     "wrong_ending.jpg": (saved(RGB, format="PNG"), PIXELS),
-    "picture.bmp": (saved(RGB), PIXELS),
+    "image.bmp": (saved(RGB), PIXELS),
     "phone.jpg": (several(RGB, RGB), None),
 }
 
@@ -132,7 +134,7 @@ TAKEN_FILES = {
 @pytest.mark.parametrize("name", TAKEN_FILES)
 def test_a_file_is_read_as_it_is_meant(tmp_path, name):
     write, pixels = TAKEN_FILES[name]
-    if name == "phone.jpg":  # MPO: a JPEG with a second picture behind, as phones write it
+    if name == "phone.jpg":  # MPO: a JPEG with a second image behind, as phones write it
         RGB.save(tmp_path / name, format="MPO", save_all=True, append_images=[RGB], quality=95)
         RGB.save(tmp_path / "plain.jpg", quality=95)
         pixels = np.asarray(Image.open(tmp_path / "plain.jpg"))
@@ -166,27 +168,27 @@ REFUSED_VALUES = {
     "infinite": (np.where(FLOAT > 0.5, np.inf, FLOAT), "NaN or infinite; wanted"),
     "0 to 255 as float": (PIXELS.astype(np.float32), "values 0 to 255; wanted.*divide by 255"),
     "-1 to 1": (FLOAT * 2 - 1, r"values -1 to 1; wanted.*\(x \+ 1\) / 2"),
-    "int64 array": (PIXELS.astype(np.int64), "array of int64; wanted uint8.*astype"),
+    "int64 array": (PIXELS.astype(np.int64), "array of int64, expected uint8.*astype"),
     "uint16 array": (PIXELS.astype(np.uint16), "array of uint16.*value of white"),
     "bool array": (PIXELS > 9, "array of bool"),
     "complex array": (FLOAT + 0j, "array of complex128"),
     "object array": (PIXELS.astype(object), "array of object"),
     "channels first array": (PIXELS.transpose(2, 0, 1), r"shape \(3, 48, 64\).*array.transpose\(1, 2, 0\)"),
-    "two channels": (PIXELS[..., :2], r"shape \(48, 64, 2\); wanted \(H, W, 3\)"),
-    "array batch": (PIXELS[None], "one picture at a time"),
+    "two channels": (PIXELS[..., :2], r"shape \(48, 64, 2\), expected \(H, W, 3\)"),
+    "array batch": (PIXELS[None], "one image at a time"),
     "one row": (PIXELS[0, :, 0], r"shape \(64,\)"),
     "empty array": (PIXELS[:0], "holds no pixel"),
     "masked array": (np.ma.array(PIXELS, mask=PIXELS > 9), "masked pixels"),
     "transparent array": (with_alpha(PIXELS, 9), "partly transparent"),
     "transparent float array": (with_alpha(FLOAT, 0.5), "partly transparent"),
-    "tensor batch": (torch.rand(2, 3, 48, 64), "one picture at a time"),
+    "tensor batch": (torch.rand(2, 3, 48, 64), "one image at a time"),
     "channels last tensor": (torch.rand(48, 64, 3), r"tensor.permute\(2, 0, 1\)"),
-    "int64 tensor": (tensor(PIXELS).long(), "tensor of torch.int64; wanted uint8"),
+    "int64 tensor": (tensor(PIXELS).long(), "tensor of torch.int64, expected uint8"),
     "NaN tensor": (torch.full((3, 48, 64), torch.nan), "NaN or infinite"),
     "0 to 255 tensor": (tensor(PIXELS).float(), "divide by 255"),
     "empty tensor": (torch.rand(3, 0, 64), "holds no pixel"),
-    "empty PIL image": (Image.new("RGB", (0, 5)), "0x5 pixels, wanted at least 1x1"),
-    "None": (None, "came as NoneType; wanted a file's path"),
+    "empty PIL image": (Image.new("RGB", (0, 5)), "0x5 pixels, expected at least 1x1"),
+    "None": (None, "came as NoneType, expected a file's path"),
     "bytes": (b"\x89PNG", "came as bytes"),
     "list": (PIXELS.tolist(), "came as list"),
     "folder": (".", "came as the folder .*iqa_lib.score"),
@@ -196,7 +198,7 @@ REFUSED_VALUES = {
 
 
 @pytest.mark.parametrize("kind", REFUSED_VALUES)
-def test_a_value_that_is_no_picture_is_refused_with_advice(kind):
+def test_a_value_that_is_no_image_is_refused_with_advice(kind):
     came, message = REFUSED_VALUES[kind]
     with pytest.raises(ValueError, match="(?s)" + message) as caught:
         iqa_lib.score(RGB, came, "psnr")
@@ -223,7 +225,7 @@ TAKEN_VALUES = {
 
 
 @pytest.mark.parametrize("kind", TAKEN_VALUES)
-def test_every_form_of_a_picture_gives_the_same_score(kind):
+def test_every_form_of_a_image_gives_the_same_score(kind):
     came, pixels = TAKEN_VALUES[kind]
     wanted = iqa_lib.score(Image.fromarray(NOISY), Image.fromarray(np.ascontiguousarray(pixels)), "ssim")
     assert iqa_lib.score(NOISY, came, "ssim") == pytest.approx(wanted, abs=1e-6)
@@ -246,7 +248,7 @@ def test_a_path_a_pil_image_an_array_and_a_tensor_agree_with_the_baseline_itself
 
 
 @pytest.mark.parametrize("name", [name for name, baseline in BASELINES.items() if not baseline.needs_weights])
-def test_identical_pictures_get_the_extreme_score(name):
+def test_identical_images_get_the_extreme_score(name):
     photo = np.asarray(Image.open(packaged_photos()[1]))[60:236, 120:296]
     baseline, found = BASELINES[name], iqa_lib.score(photo, photo, name)
     extreme = baseline.high if baseline.higher_is_better else baseline.low
@@ -310,7 +312,7 @@ def test_a_wrong_metric_checkpoint_device_or_option_is_named(arguments, error, m
         iqa_lib.score(PIXELS, NOISY, **arguments)
 
 
-def test_the_authors_checkpoint_of_cfanet_scores_whole_pictures(tmp_path, monkeypatch):
+def test_the_authors_checkpoint_of_cfanet_scores_whole_images(tmp_path, monkeypatch):
     """The layout is tested in test_topiq.py; here: what is read is what scores."""
     torch.manual_seed(0)
     model = CFANet(backbone=PACKAGED, weights="random", dim=16).eval()
@@ -323,19 +325,19 @@ def test_the_authors_checkpoint_of_cfanet_scores_whole_pictures(tmp_path, monkey
     assert "authors.pth (sha256" in found.meaning
 
 
-def test_a_picture_smaller_than_the_authors_windows_is_refused(tmp_path, monkeypatch):
+def test_a_image_smaller_than_the_authors_crops_is_refused(tmp_path, monkeypatch):
     model = AHIQ(cnn="packaged", cnn_weights="random", fusion="cnn", width=1 / 64).eval()
     (tmp_path / "authors.pth").write_bytes(b"weights")
     monkeypatch.setattr(AHIQ, "from_author_checkpoint", lambda path, **options: model)
     metric = scoring.load("ahiq", checkpoint=tmp_path / "authors.pth", vit="b16")
-    with pytest.raises(ValueError, match=r"windows of 224 px, the pictures came 64x48.*enlarge"):
+    with pytest.raises(ValueError, match=r"crops of 224 px, the images came 64x48.*enlarge"):
         metric.score(PIXELS, NOISY)
     larger = [Image.fromarray(x).resize((300, 230)) for x in (PIXELS, NOISY)]
     tops = [(0, 0), (6, 0), (0, 76), (6, 76)]
     cut = [[as_image(x)[None, :, t : t + 224, s : s + 224].float() / 255 for x in larger] for t, s in tops]
     with torch.inference_mode():
-        windows = [model(*pair).item() for pair in cut]
-    assert metric.score(*larger) == pytest.approx(np.mean(windows), abs=1e-4)
+        crops = [model(*pair).item() for pair in cut]
+    assert metric.score(*larger) == pytest.approx(np.mean(crops), abs=1e-4)
 
 
 # --- runs of this repository
@@ -353,7 +355,7 @@ MODELS = {
 
 
 def records(folder, count, triplets):
-    """A demo set of a few pictures on disk."""
+    """A demo set of a few images on disk."""
     names = ("r", "a", "b") if triplets else ("r", "d")
     rng, found = np.random.default_rng(1), []
     for number in range(count):
@@ -374,7 +376,7 @@ def finished(folder, name):
     average = "logit" if "tmfm" in name else "probability"
     if "fused" in name:
         metrics = [baselines.load(metric) for metric in ("psnr", "gmsd")]
-        outputs = evaluation.window_outputs(model.network, views)
+        outputs = evaluation.crop_outputs(model.network, views)
         logit = model.fuse(evaluation.mean_outputs(outputs), evaluation.metric_scores(metrics, data))
         predictions = evaluation.prediction_table(data, outputs, average=average).assign(
             prediction=logit.sigmoid().numpy()
@@ -388,7 +390,7 @@ def finished(folder, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_run_scores_its_test_pictures_as_its_predictions_tell(tmp_path, monkeypatch, name):
+def test_a_run_scores_its_test_images_as_its_predictions_tell(tmp_path, monkeypatch, name):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
     data, predictions = finished(tmp_path, name)
     metric = scoring.load(tmp_path / "seed0")
@@ -451,12 +453,12 @@ def test_options_are_kept_and_make_the_same_network_again():
     assert rebuild.described(torch.nn.Linear(1, 1)) is None
 
 
-# --- many pictures
+# --- many images
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """100 small references and distorted pictures of the same names, with other endings."""
+    """100 small references and distorted images of the same names, with other endings."""
     root = tmp_path_factory.mktemp("hundred")
     rng = np.random.default_rng(3)
     for folder in ("ref", "dist"):
@@ -469,7 +471,7 @@ def folders(tmp_path_factory):
     return root
 
 
-def test_two_folders_give_what_the_single_pictures_give(folders, capsys):
+def test_two_folders_give_what_the_single_images_give(folders, capsys):
     assert main([str(folders / "ref"), str(folders / "dist"), "--metric", "ssim", "--csv", str(folders / "o.csv")]) == 0
     table = pd.read_csv(folders / "o.csv")
     assert len(table) == 100
@@ -496,31 +498,31 @@ def test_one_reference_serves_a_folder_and_the_table_goes_to_the_screen(folders,
     assert shown.score.idxmax() == 7
 
 
-def test_pictures_without_a_partner_are_named(tmp_path, capsys):
+def test_images_without_a_partner_are_named(tmp_path, capsys):
     for name in ("ref/a.png", "ref/b.png", "dist/a.png", "dist/c.png", "dist/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         RGB.save(tmp_path / name, format="PNG")
     assert main([str(tmp_path / "ref"), str(tmp_path / "dist"), "--metric", "psnr"]) == 1
     told = capsys.readouterr().err
-    assert "2 of 4 pictures have no partner" in told
+    assert "2 of 4 images have no partner" in told
     assert str(tmp_path / "dist/c.png") in told
     assert str(tmp_path / "ref/b.png") in told
     assert "left out: " + str(tmp_path / "dist/notes.txt") in told
 
 
-def test_two_pictures_of_one_name_and_an_empty_folder_are_refused(tmp_path):
+def test_two_images_of_one_name_and_an_empty_folder_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("a.png", "a.bmp"):
         RGB.save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"two pictures of one name.*a\.bmp"):
+    with pytest.raises(ValueError, match=r"two images of one name.*a\.bmp"):
         scoring.pairs_of_folders(tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         scoring.pairs_of_folders(tmp_path, tmp_path / "empty")
     with pytest.raises(ValueError, match="is no folder"):
         scoring.pairs_of_folders(tmp_path, tmp_path / "gone")
 
 
-def test_a_broken_picture_costs_its_row_only(tmp_path, capsys):
+def test_a_broken_image_costs_its_row_only(tmp_path, capsys):
     for folder in ("ref", "dist"):
         (tmp_path / folder).mkdir()
         for name in "abc":
@@ -561,7 +563,7 @@ def test_an_interrupted_batch_keeps_what_was_done(tmp_path, monkeypatch):
     [
         ("", "is no CSV"),
         ("reference,distorted\n", "has no row"),
-        ("ref,dist\na,b\n", "has the columns ref, dist; wanted reference,distorted"),
+        ("ref,dist\na,b\n", "has the columns ref, dist, expected reference,distorted"),
         ("reference;distorted\na;b\n", "separate them by commas"),
         ("reference,distorted\na.png,b.png\na.png,\n", "row 3 has nothing under distorted"),
         ("reference,distorted\n\xff\xfe", "is no CSV"),

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from iqa_lib.backbones import PACKAGED, WeightsError
+from iqa_lib.backbones import PACKAGED
 from iqa_lib.models.lpips_plus import LPIPSPlus
 from iqa_lib.models.topiq import CROSS_SCALES, AttentionBlock, CFANet, Preference
+from iqa_lib.weights import WeightsError
 
 RESNET = "resnet50.a1_in1k"
 DIM = 16
@@ -42,7 +43,7 @@ def cfanet(**options):
 
 
 def pyramids(sizes=((35, 49), (18, 25), (9, 13), (5, 7), (3, 4)), dtype=torch.float64):
-    """Feature maps of a reference and a distorted image as the small trunk makes them from 70 x 97 px."""
+    """Feature maps of a reference and a distorted image as the small backbone makes them from 70 x 97 px."""
     generator = torch.Generator().manual_seed(2)
     shapes = [(2, channels, *size) for channels, size in zip(CHANNELS, sizes, strict=True)]
     return [[torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes] for _ in range(2)]
@@ -67,7 +68,7 @@ def block_shapes(name, dim, attentions):
 
 
 def author_shapes(channels, dim):
-    """Names and shapes of all but the trunk."""
+    """Names and shapes of all but the backbone."""
     layers = {f"score_linear.{i}": shape for i, shape in {0: (dim,), 1: (dim, dim), 3: (dim,), 4: (dim, dim)}.items()}
     layers["score_linear.6"] = (1, dim)
     for i, c in enumerate(channels):
@@ -86,12 +87,12 @@ def author_shapes(channels, dim):
 def author_state(backbone, dim):
     """Random tensors in the layout; those that never learn are NaN, so that nobody can use them unseen."""
     torch.manual_seed(0)
-    trunk = timm.create_model(backbone, features_only=True)
-    state = {f"semantic_model.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    backbone = timm.create_model(backbone, features_only=True)
+    state = {f"semantic_model.{name}": tensor for name, tensor in backbone.state_dict().items()}
     for name, tensor in state.items():
         if tensor.ndim == 1:  # of BatchNorm
             tensor.uniform_(0.5, 1) if name.endswith(("weight", "running_var")) else tensor.uniform_(-0.3, 0.3)
-    for name, shape in author_shapes(trunk.feature_info.channels(), dim).items():
+    for name, shape in author_shapes(backbone.feature_info.channels(), dim).items():
         state[name] = torch.randn(shape) / math.sqrt(max(1, math.prod(shape[1:])))
         if len(shape) == 1:
             state[name] = 0.3 * state[name] + name.endswith("weight")
@@ -130,7 +131,7 @@ class Derivation:
 
     @staticmethod
     def pooled(x, th, tw):
-        """Means over windows from floor(i h / th) to ceil((i + 1) h / th)."""
+        """Means over crops from floor(i h / th) to ceil((i + 1) h / th)."""
         h, w = x.shape[2:]
         x = torch.stack([x[:, :, i * h // th : -(-(i + 1) * h // th)].mean(2) for i in range(th)], 2)
         return torch.stack([x[..., j * w // tw : -(-(j + 1) * w // tw)].mean(3) for j in range(tw)], 3)
@@ -400,7 +401,7 @@ def test_any_size_and_its_maps(model, height, width):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 31, 64), "came 31x64; wanted sides of at least 32"),
+        (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"wanted \[0, 1\]"),
     ],
@@ -446,7 +447,7 @@ def test_reference_and_distorted_have_their_places(model):
 
 
 @torch.no_grad()
-def test_one_trunk_batch_for_both_but_two_for_large_images(monkeypatch):
+def test_one_backbone_batch_for_both_but_two_for_large_images(monkeypatch):
     model, images, batches = cfanet(), pair(2), []
     model.backbone.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
     score = model(*images)
@@ -497,10 +498,10 @@ def test_attention_forms_no_map_unless_asked():
     assert largest[0] < 400 * 400 * 4 < largest[1]
 
 
-@pytest.mark.parametrize("trunk", ["resnet", "packaged"])
+@pytest.mark.parametrize("backbone", ["resnet", "packaged"])
 @torch.no_grad()
-def test_folded_copy_scores_the_same(released, model, trunk):
-    original, images = {"resnet": released, "packaged": model}[trunk], pair(2, 70, 97)
+def test_folded_copy_scores_the_same(released, model, backbone):
+    original, images = {"resnet": released, "packaged": model}[backbone], pair(2, 70, 97)
     before = copy.deepcopy(original.state_dict())
     folded = original.folded()
     norms = [layer for layer in original.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -514,7 +515,7 @@ def test_folded_copy_scores_the_same(released, model, trunk):
 # --- Options
 
 
-def test_a_trunk_of_four_stages():
+def test_a_backbone_of_four_stages():
     model = CFANet(backbone="convnext_atto.d2_in1k", taps=(0, 1, 2, 3), weights="random", dim=DIM, heads=2).eval()
     with torch.no_grad():
         score, maps = model(*pair(1, 65, 96), return_maps=True)
@@ -526,10 +527,10 @@ def test_a_trunk_of_four_stages():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"glp": "max"}, ValueError, r"glp came as 'max'; wanted one of \('gated', 'average'\)"),
-        ({"cross_scale": "up"}, ValueError, r"cross_scale came as 'up'; wanted one of \('top_down', 'bottom_up', "),
-        ({"dim": 18, "heads": 4}, ValueError, "dim came as 18, heads as 4; wanted an even dim, a multiple of heads"),
-        ({"dim": 15, "heads": 3}, ValueError, "dim came as 15"),
+        ({"glp": "max"}, ValueError, r"glp: got 'max', expected one of \('gated', 'average'\)"),
+        ({"cross_scale": "up"}, ValueError, r"cross_scale: got 'up', expected one of \('top_down', 'bottom_up', "),
+        ({"dim": 18, "heads": 4}, ValueError, "dim: got 18, heads as 4, expected an even dim, a multiple of heads"),
+        ({"dim": 15, "heads": 3}, ValueError, "dim: got 15"),
         ({"backbone": "resnet50"}, ValueError, "'resnet50' is no full timm tag"),
         ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
     ],
@@ -561,7 +562,7 @@ def test_variant_learns_all_but_batchnorm(options):
     assert all("conv" in key for key in changed)
 
 
-def test_frozen_trunk_stays_as_it_is_and_the_rest_learns():
+def test_frozen_backbone_stays_as_it_is_and_the_rest_learns():
     model = cfanet(freeze_backbone=True).train()
     model(*pair()).sum().backward()
     assert not any(p.requires_grad or p.grad is not None for p in model.backbone.parameters())

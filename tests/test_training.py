@@ -18,22 +18,21 @@ import torch
 from accelerate import debug_launcher
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_crops import one_thread_of_the_cpu, picture_set  # noqa: F401
+from test_crops import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from tqdm import tqdm
 
 from iqa_lib import training
-from iqa_lib.data.crops import Crops
-from iqa_lib.features import FixedFeatures
 from iqa_lib.losses import preference_bce, preference_mse
 from iqa_lib.models import PRFNet
 from iqa_lib.training import Task, fit, load_weights, peak_memory, save_weights, schedule_factor
+from iqa_lib.views import Crops, FixedFeatures
 
 RESULTS = {"model.safetensors", "history.csv", "fit.json"}
 
 children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["pytest", "iqa_lib.training", "iqa_lib.features", "iqa_lib.models"])
+children.set_forkserver_preload(["pytest", "iqa_lib.training", "iqa_lib.views", "iqa_lib.models"])
 
 
 class Small(nn.Module):
@@ -117,8 +116,8 @@ def assert_close(some: dict[str, Tensor], other: dict[str, Tensor], tolerance: f
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory):
-    """Random, mirrored windows of images on disk."""
-    return Crops(picture_set(tmp_path_factory.mktemp("pictures"), [(40, 36)] * 12), "random", 24, flip="horizontal")
+    """Random, mirrored crops of images on disk."""
+    return Crops(image_set(tmp_path_factory.mktemp("images"), [(40, 36)] * 12), "random", 24, flip="horizontal")
 
 
 def train_on_crops(folder, crops: Crops, began=None, **options):
@@ -683,7 +682,7 @@ def test_bf16_runs_and_stays_close(tmp_path):
     assert result.history.loss.notna().all()
 
 
-# --- Frozen trunks
+# --- Frozen backbones
 
 
 def prfnet(frozen: bool = True) -> PRFNet:
@@ -692,15 +691,15 @@ def prfnet(frozen: bool = True) -> PRFNet:
     return PRFNet(backbone="tf_efficientnet_lite0.in1k", **options)
 
 
-def trunk(model: PRFNet) -> dict[str, Tensor]:
+def backbone(model: PRFNet) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights(model).items() if name.startswith("backbone.")}
 
 
-def test_a_frozen_trunk_stays_as_it_was_and_costs_the_optimizer_nothing(tmp_path):
-    data = Crops(picture_set(tmp_path, [(40, 36)] * 8), "random", 32)
+def test_a_frozen_backbone_stays_as_it_was_and_costs_the_optimizer_nothing(tmp_path):
+    data = Crops(image_set(tmp_path, [(40, 36)] * 8), "random", 32)
     before, options = prfnet(), dict(max_steps=4, save_every=2)
     model, _ = train(tmp_path / "whole", prfnet(), data, **options)
-    assert same(trunk(model), trunk(before))
+    assert same(backbone(model), backbone(before))
     changed = {
         name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])
     }
@@ -713,16 +712,16 @@ def test_a_frozen_trunk_stays_as_it_was_and_costs_the_optimizer_nothing(tmp_path
     assert same(train(tmp_path / "parts", prfnet(), data, **options)[0].state_dict(), model.state_dict())
 
 
-def test_a_thawed_trunk_learns(tmp_path):
-    data = Crops(picture_set(tmp_path, [(40, 36)] * 4), "random", 32)
+def test_a_thawed_backbone_learns(tmp_path):
+    data = Crops(image_set(tmp_path, [(40, 36)] * 4), "random", 32)
     model, _ = train(tmp_path / "fit", prfnet(frozen=False), data, max_steps=1)
-    before, after = trunk(prfnet()), trunk(model)
+    before, after = backbone(prfnet()), backbone(model)
     assert not any(torch.equal(after[name], tensor) for name, tensor in before.items() if name.endswith("running_mean"))
 
 
 def test_kept_features_train_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
-    crops = Crops(picture_set(tmp_path, [(40, 36)] * 8), "corners", 32)
+    crops = Crops(image_set(tmp_path, [(40, 36)] * 8), "corners", 32)
     options = dict(max_steps=4, lr=0.01)
     from_images, _ = train(tmp_path / "images", prfnet(), crops, **options)
     features = FixedFeatures(crops, prfnet())
@@ -800,16 +799,16 @@ def test_peak_memory_is_in_bytes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": "lion"}, r"optimizer came as 'lion'; wanted one of \('sgd', 'adam', 'adamw'\)"),
+        ({"optimizer": "lion"}, r"optimizer: got 'lion', expected one of \('sgd', 'adam', 'adamw'\)"),
         (
             {"schedule": "poly"},
-            r"schedule came as 'poly'; wanted one of \('constant', 'step', 'cosine', ",
+            r"schedule: got 'poly', expected one of \('constant', 'step', 'cosine', ",
         ),
-        ({"precision": "fp16"}, r"precision came as 'fp16'; wanted one of \('fp32', 'bf16'\)"),
+        ({"precision": "fp16"}, r"precision: got 'fp16', expected one of \('fp32', 'bf16'\)"),
         ({"accumulate": 3}, "batch_size 4 cannot be shared by 1 processes x 3"),
-        ({"batch_size": 16}, "small: 12 records came; wanted at least one batch of 16"),
+        ({"batch_size": 16}, "small: 12 records came, expected at least one batch of 16"),
         ({"lr": -0.1}, r"learning rate|lr \(-0\.1\)"),
-        ({"lr_end": 0.2}, r"lr_end came as 0\.2; wanted 0 to lr \(0\.1\)"),
+        ({"lr_end": 0.2}, r"lr_end: got 0\.2, expected 0 to lr \(0\.1\)"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

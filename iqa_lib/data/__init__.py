@@ -1,4 +1,4 @@
-"""Data sets of reference and distorted pictures with human scores: `load(name, root)` and `check(name, root)`."""
+"""Data sets of reference and distorted images with human scores: `load(name, root)` and `check(name, root)`."""
 
 from importlib import import_module
 from pathlib import Path
@@ -34,7 +34,7 @@ def load(
         DataError: Unknown name, no folder, or something missing in it; the message names it and the official page.
     """
     if name not in NAMES:
-        raise DataError(f"data set {name!r} is unknown; wanted one of {', '.join(NAMES)}")
+        raise DataError(f"data set {name!r} is unknown, expected one of {', '.join(NAMES)}")
     module = import_module(f"iqa_lib.data.{name}")
     dataset = module.load(Path(root) if root else None, split=split, seed=seed, **options)
     dataset.pixel_cache = pixel_cache

@@ -50,7 +50,7 @@ def records(
     if sets is not None:
         wanted = set(sets)
         if unknown := wanted - {name for _, name in parts}:
-            raise DataError(f"bapps: sets came as {sorted(unknown)}; {split} has {[name for _, name in parts]}")
+            raise DataError(f"bapps: sets: got {sorted(unknown)}; {split} has {[name for _, name in parts]}")
         parts = [(part, name) for part, name in parts if name in wanted]
     triplets = []
     for part, name in parts:

@@ -29,7 +29,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Pair:
-    """A distorted picture beside its reference, with its human score (higher = better)."""
+    """A distorted image beside its reference, with its human score (higher = better)."""
 
     reference: Path
     distorted: Path
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Triplet:
-    """Two distorted pictures of one reference, with the share of people to whom B looks closer to it than A."""
+    """Two distorted images of one reference, with the share of people to whom B looks closer to it than A."""
 
     reference: Path
     a: Path
@@ -115,7 +115,7 @@ class IQADataset(Dataset):
             sizes = ", ".join(
                 f"{path.name} {i.shape[2]}x{i.shape[1]}" for path, i in zip(record.images, images, strict=True)
             )
-            raise DataError(f"{self.name}: unequal sizes in {reference.parent}: {sizes}; wanted one size a record")
+            raise DataError(f"{self.name}: unequal sizes in {reference.parent}: {sizes}, expected one size a record")
         return *images, torch.tensor(record.target, dtype=torch.float32)
 
     @property

@@ -166,7 +166,7 @@ def page(name: str) -> str:
 
 def _module(name: str) -> ModuleType:
     if name not in iqa_lib.data.NAMES:
-        raise DataError(f"data set {name!r} is unknown; wanted one of {', '.join(iqa_lib.data.NAMES)}")
+        raise DataError(f"data set {name!r} is unknown, expected one of {', '.join(iqa_lib.data.NAMES)}")
     return import_module(f"iqa_lib.data.{name}")
 
 

@@ -75,7 +75,7 @@ def records(
             with folder.reporting():
                 original, a, b, vote = line.cells
                 if vote not in ("0", "1"):
-                    raise line.error(f"T came as {vote!r}; wanted 0 or 1")
+                    raise line.error(f"T: got {vote!r}, expected 0 or 1")
                 names = [line.match(r"(?:.+/)?([^/]+)\.png", name, "0123abcd.png")[1] for name in (original, a, b)]
                 if controls or names[0] not in names[1:]:
                     images = (folder.image(*(place.format(name) for place in PLACES[part])) for name in names)

@@ -7,7 +7,7 @@ a folder. Each gets KADID-10k's 25 distortions at 5 levels, at 512x384, the size
 Scores are simulated. That of (type, level) is the mean human score which KADID-10k measured for it over its 81
 references (`kadid10k_level_means.csv`; they explain 89 % of the variance of its 10,125 scores), plus the error of a
 mean of 30 ratings. Votes follow Thurstone's case V: a person prefers B to A with probability
-Phi((score_B - score_A) / (sqrt(2) sigma)). So nobody ever looked at these pictures, a picture's content has no
+Phi((score_B - score_A) / (sqrt(2) sigma)). So nobody ever looked at these images, an image's content has no
 influence on its score, and a number made with them is a demo number.
 
 Images are made on first use and kept in the cache folder with a manifest of their hashes. Images, scores and votes are
@@ -84,7 +84,7 @@ def load(
         root: Folder for the images; None for the cache folder.
         split: `"train"` (70 % of the references), `"test"` or `"all"`.
         seed: Number of the split.
-        task: `"pairs"`: all 125 distorted pictures of each reference with their scores; `"triplets"`.
+        task: `"pairs"`: all 125 distorted images of each reference with their scores; `"triplets"`.
         photos: Folder of photographs to use instead of the packaged ones.
         scenes: Number of dead-leaves scenes among the references.
         triplets: Per reference, for `task="triplets"`.
@@ -92,7 +92,7 @@ def load(
             other triplets, as the papers' two stages have data sets of their own.
         pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all of them.
         types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
-        by: `"reference"`, or `"row"`, which deals out pictures or triplets one by one and so leaks references.
+        by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
     Raises:
         DataError: Unknown split, task, type or `by`, or no usable photograph in the folder.
@@ -100,11 +100,11 @@ def load(
     sources = {source.name: source for source in references(photos, scenes)}
     sides = by_reference(sources, FRACTIONS, seed) | {"all": sorted(sources)}
     if split not in sides:
-        raise DataError(f"demo: split came as {split!r}; wanted one of {', '.join(sides)}")
+        raise DataError(f"demo: split: got {split!r}, expected one of {', '.join(sides)}")
     if task not in ("pairs", "triplets"):
-        raise DataError(f"demo: task came as {task!r}; wanted pairs or triplets")
+        raise DataError(f"demo: task: got {task!r}, expected pairs or triplets")
     if not types or not set(types) <= ALL_TYPES:
-        raise DataError(f"demo: types came as {sorted(types)}; wanted numbers from 1 to 25")
+        raise DataError(f"demo: types: got {sorted(types)}, expected numbers from 1 to 25")
     chosen = [sources[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
     if task == "pairs":
@@ -180,7 +180,7 @@ def level_means() -> dict[tuple[int, int], float]:
 
 
 def scores(reference: str) -> dict[tuple[int, int], float]:
-    """The simulated MOS of a reference's 125 distorted pictures."""
+    """The simulated MOS of a reference's 125 distorted images."""
     noise = _rng(reference, 1).normal(0, RATING_SD / RATINGS**0.5, len(CELLS))
     return {cell: float(np.clip(level_means()[cell] + error, 1, 5)) for cell, error in zip(CELLS, noise, strict=True)}
 

@@ -101,17 +101,19 @@ def distort(
 def _check_image(image: np.ndarray) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image is {came}, wanted uint8 (H, W, 3); convert with np.asarray(picture.convert('RGB'))")
+        raise ValueError(f"image is {came}, expected uint8 (H, W, 3); convert with np.asarray(image.convert('RGB'))")
     if min(image.shape[:2]) < MIN_SIDE:
         raise ValueError(
-            f"image is {image.shape[0]} x {image.shape[1]} pixels, wanted at least {MIN_SIDE} x {MIN_SIDE}; "
+            f"image is {image.shape[0]} x {image.shape[1]} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}; "
             "distort the whole photograph (about 384 x 512) and crop afterwards"
         )
 
 
 def _check_number(name: str, value: int, last: int) -> None:
     if not isinstance(value, int | np.integer) or not 1 <= value <= last:
-        raise ValueError(f"{name} is {value!r}, wanted an integer from 1 to {last}; iqa_lib.data.distortions lists all")
+        raise ValueError(
+            f"{name} is {value!r}, expected an integer from 1 to {last}; iqa_lib.data.distortions lists all"
+        )
 
 
 # Building blocks
@@ -251,8 +253,8 @@ def color_quantization(x: np.ndarray, colors: float, _rng: np.random.Generator) 
     pixels = _to_uint8(x).swapaxes(0, 1)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.resize(_minimum_variance_palette(pixels, int(colors)), (256, 3)).tobytes())
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    dithered = picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB")
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    dithered = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB")
     return np.asarray(dithered).swapaxes(0, 1) / 255
 
 

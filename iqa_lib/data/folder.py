@@ -76,15 +76,15 @@ class Line:
         try:
             value = float(cell)
         except ValueError:
-            raise self.error(f"{label.name} came as {cell!r}; wanted a number") from None
+            raise self.error(f"{label.name}: got {cell!r}, expected a number") from None
         if not (isfinite(value) and label.low <= value <= label.high):
-            raise self.error(f"{label.name} came as {cell}; wanted {label.low:g} to {label.high:g}")
+            raise self.error(f"{label.name}: got {cell}, expected {label.low:g} to {label.high:g}")
         return value
 
     def match(self, pattern: str, cell: str, example: str) -> Match[str]:
         """The cell's parts by a regular expression that ignores case."""
         if not (match := fullmatch(pattern, cell, IGNORECASE)):
-            raise self.error(f"{cell!r} came; wanted a name such as {example}")
+            raise self.error(f"{cell!r} came, expected a name such as {example}")
         return match
 
 
@@ -195,7 +195,7 @@ class Folder:
         """Raise if an earlier line was about the same name."""
         first = self._lines.setdefault(name.lower(), line)
         if first is not line:
-            raise line.error(f"{name} came before, in {first.path.name}, line {first.number}; wanted every name once")
+            raise line.error(f"{name} came before, in {first.path.name}, line {first.number}, expected every name once")
 
     def lines(self, *candidates: str, columns: int | None = None, separator: str | None = ",") -> Iterator[Line]:
         """Lines of a label file, split at the separator (None: at blanks); as many columns as the first if not told."""
@@ -209,7 +209,7 @@ class Folder:
                     yield line
                 else:
                     came = f"columns: {len(line.cells)} came" if text.strip() else "an empty line came"
-                    self.report(line.error(f"{came}, wanted {columns}: {text[:80]!r}"))
+                    self.report(line.error(f"{came}, expected {columns}: {text[:80]!r}"))
 
     def table(self, *candidates: str, columns: Sequence[str]) -> Iterator[Line]:
         """Lines of a CSV file below its header, their cells in the order of the columns named."""
@@ -258,7 +258,7 @@ def deal(
     """
     known_split(split, (*fractions, "all"))
     if by not in ("reference", "row"):
-        raise DataError(f"by came as {by!r}; wanted 'reference' or 'row'")
+        raise DataError(f"by: got {by!r}, expected 'reference' or 'row'")
     if split == "all":
         return list(records)
     keys = [record.reference_id if by == "reference" else f"{row:09}" for row, record in enumerate(records)]
@@ -269,7 +269,7 @@ def deal(
 def known_split(split: str, splits: Sequence[str]) -> None:
     """Raise `DataError` if the split is none of those there are."""
     if split not in splits:
-        raise DataError(f"split came as {split!r}; wanted one of {', '.join(splits)}")
+        raise DataError(f"split: got {split!r}, expected one of {', '.join(splits)}")
 
 
 def _read_text(path: Path) -> list[str]:
@@ -277,7 +277,7 @@ def _read_text(path: Path) -> list[str]:
     with parsing(path):
         data = path.read_bytes()
     if b"\0" in data or data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}: is UTF-16 or no text; wanted UTF-8: download it again or save it as UTF-8")
+        raise DataError(f"{path}: is UTF-16 or no text, expected UTF-8: download it again or save it as UTF-8")
     try:
         text = data.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:

@@ -41,7 +41,7 @@ def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pai
             distorted, reference, dmos = line.cells
             name, kind = line.match(r"(i\d\d)_(0[1-9]|1\d|2[0-5])_0[1-5]\.png", distorted, "I01_01_01.png").groups()
             if reference.lower() != f"{name}.png".lower():
-                raise line.error(f"ref_img came as {reference!r} beside {distorted}; wanted {name}.png")
+                raise line.error(f"ref_img: got {reference!r} beside {distorted}, expected {name}.png")
             folder.unique(line, distorted)
             score = line.value(dmos, LABEL)
             pairs.append(

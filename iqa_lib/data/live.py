@@ -45,7 +45,7 @@ ROOT/jp2k/img1.bmp             to img227; jpeg 233; wn, gblur, fastfading 174 ea
 def records(root: Path | None, *, dmos: str = "realigned", problems: list[str] | None = None) -> list[Pair]:
     """One pair a distorted image; `dmos` names the label file, `problems` as in `Folder`."""
     if dmos not in DMOS:
-        raise DataError(f"live: dmos came as {dmos!r}; wanted one of {', '.join(DMOS)}")
+        raise DataError(f"live: dmos: got {dmos!r}, expected one of {', '.join(DMOS)}")
     folder = Folder(root, SOURCE, problems)
     images = [(kind, f"{kind}/img{number}.bmp") for kind, count in FOLDERS.items() for number in range(1, count + 1)]
     file, key = DMOS[dmos]
@@ -57,7 +57,7 @@ def records(root: Path | None, *, dmos: str = "realigned", problems: list[str] |
         for (kind, image), reference, label, copy in zip(images, references, labels, copies, strict=True):
             with folder.reporting():
                 if copy.cells[0] not in ("0", "1"):
-                    raise copy.error(f"orgs came as {copy.cells[0]}; wanted 0 or 1")
+                    raise copy.error(f"orgs: got {copy.cells[0]}, expected 0 or 1")
                 if copy.cells[0] == "1":
                     continue
                 name = reference.match(r"([^/]+)\.bmp", reference.cells[0], "bikes.bmp")[1]
@@ -87,5 +87,5 @@ def _column(folder: Folder, file: str, key: str, count: int) -> list[Line]:
     with parsing(path):
         values = np.ravel(loadmat(path, simplify_cells=True, variable_names=[key])[key]).tolist()
     if len(values) != count:
-        raise DataError(f"{path}: {len(values)} values in {key}, wanted {count}: download it again")
+        raise DataError(f"{path}: {len(values)} values in {key}, expected {count}: download it again")
     return [Line(path, number, (str(value).removesuffix(".0"),)) for number, value in enumerate(values, 1)]

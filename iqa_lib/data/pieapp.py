@@ -92,7 +92,7 @@ def _pairs(folder: Folder, part: str, name: str) -> list[Triplet]:
         with folder.reporting():
             reference, *choices, preference = line.cells
             if reference != f"{name}.png":
-                raise line.error(f"reference came as {reference!r}; wanted {name}.png")
+                raise line.error(f"reference: got {reference!r}, expected {name}.png")
             original = line.value(preference, LABEL)
             images, kinds = [], []
             for choice in choices:

@@ -107,7 +107,7 @@ def scored(
     """
     _known(dataset, PAIR_SETS, "the")
     if cross and (cross not in PAIR_SETS or (cross == "demo") != (dataset == "demo")):
-        raise DataError(f"cross came as {cross!r} with {dataset!r}; wanted another of {', '.join(PAIR_SETS)}, or none")
+        raise DataError(f"cross: got {cross!r} with {dataset!r}, expected another of {', '.join(PAIR_SETS)}, or none")
     if dataset == "demo":
         demo = {"task": "pairs", "types": ALL_TYPES - CROSS_TYPES if cross else ALL_TYPES} | demo
         load_side = partial(load, "demo", seed=seed, by=by, **demo)
@@ -151,7 +151,7 @@ def topiq(
         DataError: Unknown data set, one that is not there, or `cross` where there is none.
     """
     if cross and (task == "preference" or not trained):
-        raise DataError(f"cross came as {cross!r}; wanted none, but for a network that is trained on scores")
+        raise DataError(f"cross: got {cross!r}, expected none, but for a network that is trained on scores")
     if task == "score" and trained:
         return scored(dataset, root, seed=seed, cross=cross, **demo)
     known = PAIR_SETS if task == "score" else tuple(PREFERENCE_TESTS)
@@ -180,7 +180,7 @@ def _without_a_fifth(train: IQADataset, seed: int, by: str) -> dict[str, IQAData
 
 def _known(dataset: str, known: tuple[str, ...], paper: str) -> None:
     if dataset not in known:
-        raise DataError(f"{paper} data set came as {dataset!r}; wanted one of {', '.join(known)}")
+        raise DataError(f"{paper} data set: got {dataset!r}, expected one of {', '.join(known)}")
 
 
 def joined(*datasets: IQADataset, label: Label) -> IQADataset:

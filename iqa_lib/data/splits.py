@@ -1,4 +1,4 @@
-"""Splits by reference, so that no picture's content is on two sides."""
+"""Splits by reference, so that no image's content is on two sides."""
 
 import random
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed
         ValueError: Fractions do not sum to 1, or a side with a share gets no reference.
     """
     if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
-        raise ValueError(f"split fractions came as {fractions}; wanted shares of at least 0 that sum to 1")
+        raise ValueError(f"split fractions: got {fractions}, expected shares of at least 0 that sum to 1")
     ids = sorted(set(reference_ids))
     random.Random(seed).shuffle(ids)
     sides, start, share = {}, 0, 0.0

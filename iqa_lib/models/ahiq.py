@@ -1,30 +1,30 @@
-"""AHIQ: how good a distorted picture is beside its reference, seen by a CNN where a vision transformer looks.
+"""AHIQ: how good a distorted image is beside its reference, seen by a CNN where a vision transformer looks.
 
 Paper: "Attentions Help CNNs See Better: Attention-based Hybrid Image Quality Assessment Network", CVPR workshops 2022,
 arXiv 2204.10485, https://arxiv.org/abs/2204.10485. Released code: https://github.com/IIGROUP/AHIQ (MIT).
 
 With V and C the ViT's and the CNN's maps of the reference r or the distorted d, all of it one function of the pair:
 
-    o = Conv(up(V_r))                       offsets, from the reference alone, for both pictures    `DeformFusion`
+    o = Conv(up(V_r))                       offsets, from the reference alone, for both images    `DeformFusion`
     F_x = [V_x, Conv(ReLU(Conv(DeformConv(C_x, o))))]                                               `DeformFusion`
     g = Conv([P_d - P_r, P_d, P_r]),  P_x = Conv1x1(F_x)                                            `Regressor`
     score = sum(f * w) / sum(w),  f = Conv1x1(g),  w = sigmoid(Conv1x1(g))                          `Regressor`
 
-Both trunks are frozen and cut after the last map that is used: of the ViT blocks 0 to 4 are left, of ResNet50 layer1.
+Both backbones are frozen and cut after the last map that is used: of the ViT blocks 0 to 4 are left, of ResNet50 layer1.
 
 `preset="official_code"` sets what the released code does otherwise than the paper, each a switch of its own:
 
 - `resnet152_blocks="layer2"`: its helper for ResNet152 takes six bottlenecks of layer2, not the three of layer1.
 
 Three more of its flaws change no number, only the cost, and are left out (`benchmarks/ahiq.py` measures it): whole
-trunks are computed and most of them thrown away, in training with a graph for gradients nobody uses; the offsets are
-computed for each picture anew; the regressor validates in training mode, which nothing in it tells from the other.
+backbones are computed and most of them thrown away, in training with a graph for gradients nobody uses; the offsets are
+computed for each image anew; the regressor validates in training mode, which nothing in it tells from the other.
 What it does otherwise to data, schedule and evaluation are parameters of the notebook, set together in
-`params/04_ahiq/official_code.yaml`: vertical flips, windows that never lie at the far edges, several windows averaged
+`params/04_ahiq/official_code.yaml`: vertical flips, crops that never lie at the far edges, several crops averaged
 pixel by pixel, scores scaled file by file, a cosine stepped every iteration, the epoch kept when either correlation
 rises, the last batch dropped.
 
-Both trunks see images normalised to mean and deviation 0.5, as the released heads were trained, though ResNet50's own
+Both backbones see images normalised to mean and deviation 0.5, as the released heads were trained, though ResNet50's own
 weights had ImageNet's statistics: `norm` holds the other readings.
 
 What slides and code leave open was decided here and cannot be checked against the authors: HRNet is HRNet-W32's first
@@ -44,11 +44,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
-from iqa_lib.backbones import PACKAGED, Backbone, Weights
-from iqa_lib.checkpoints import load_complete, read_content, tensors_under
+from iqa_lib.backbones import PACKAGED, Backbone
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
+from iqa_lib.weights import Weights, load_complete, read_content, tensors_under
 
 FUSIONS = ("deform+concat", "concat", "cnn", "vit")
 POOLINGS = ("patch", "spatial", "both")
@@ -70,7 +70,7 @@ NUMPY_NUMBERS = [
 ]
 """What a checkpoint may hold beside tensors and plain numbers: losses, as NumPy's mean gives them."""
 
-TRUNK_PREFIXES = {"cnn": "resnet50.", "vit": "vit."}
+BACKBONE_PREFIXES = {"cnn": "resnet50.", "vit": "vit."}
 _HEAD = "_model_state_dict"
 
 VIT_BLOCKS = 5
@@ -78,7 +78,7 @@ VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
 
 MOST_SAMPLES = 2**24
-"""Numbers that the deformable convolution samples at a time on a CPU: 64 MB, or one picture's."""
+"""Numbers that the deformable convolution samples at a time on a CPU: 64 MB, or one image's."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ RESNET152_LAYER2 = Cut(
 )
 
 
-class CNNTrunk(Backbone):
+class CNNBackbone(Backbone):
     """A frozen CNN, cut; the outputs of its taps on the grid of stride 4, concatenated."""
 
     def __init__(self, cut: Cut, **options):
@@ -151,7 +151,7 @@ class CNNTrunk(Backbone):
         return torch.cat(maps, dim=1)
 
 
-class ViTTrunk(Backbone):
+class ViTBackbone(Backbone):
     """A frozen ViT, cut after block 4; the outputs of blocks 0 to 4 without the CLS token, concatenated."""
 
     def __init__(self, network: str, **options):
@@ -178,17 +178,17 @@ class ViTTrunk(Backbone):
         return torch.stack(shares, dim=1)
 
 
-class Trunks(nn.ModuleDict):
-    """The frozen trunks by name; images to one map of each."""
+class Backbones(nn.ModuleDict):
+    """The frozen backbones by name; images to one map of each."""
 
     frozen = True
 
     @property
     def weights(self) -> dict[str, Weights]:
-        return {name: trunk.weights for name, trunk in self.items()}
+        return {name: backbone.weights for name, backbone in self.items()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return [trunk(images) for trunk in self.values()]
+        return [backbone(images) for backbone in self.values()]
 
 
 class DeformConv(DeformConv2d):
@@ -334,7 +334,7 @@ class Regressor(nn.Module):
 
 @keeps_options
 class AHIQ(nn.Module):
-    """The pair network: two frozen trunks, deformable fusion, patch-wise regressor.
+    """The pair network: two frozen backbones, deformable fusion, patch-wise regressor.
 
     Args:
         preset: `"paper"`, or `"official_code"`, see the module's docstring.
@@ -342,15 +342,15 @@ class AHIQ(nn.Module):
         vit: `"b8"` or `"b16"`. Its patch is the grid of the score map, also with `fusion="cnn"`.
         cnn_weights: See `iqa_lib.backbones.Backbone`.
         vit_weights: The same.
-        fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). A trunk that is not used is not
+        fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). A backbone that is not used is not
             built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
-        norm: `"half"` (the authors' for both trunks), `"imagenet"`, `"none"`, or `"weights"`: each trunk its own.
+        norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.
         resnet152_blocks: `"layer1"` or `"layer2"`, for `cnn="resnet152"`; None leaves it to the preset.
         width: Of the trained layers, in parts of the paper's, at least 1/64: narrower ones for runs without a GPU.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], with sides that are multiples of the ViT's
-    patch, or for each of the two what `extract` made of it, and returns the score `(B,)`, higher for better pictures.
+    patch, or for each of the two what `extract` made of it, and returns the score `(B,)`, higher for better images.
     With `return_maps=True` also a dict of those that the options leave:
 
     - `score` and `weight` `(B, 1, h, w)`: f and w on the ViT's grid. The weights are in (0, 1).
@@ -383,7 +383,7 @@ class AHIQ(nn.Module):
     ):
         super().__init__()
         if not width >= 1 / 64:
-            raise ValueError(f"width came as {width}; wanted at least 1/64 of the paper's")
+            raise ValueError(f"width: got {width}, expected at least 1/64 of the paper's")
         _check(tuple(PRESETS), preset=preset)
         _check(tuple(CNNS), cnn=cnn)
         _check(tuple(VITS), vit=vit)
@@ -393,11 +393,11 @@ class AHIQ(nn.Module):
         _check(("layer1", "layer2"), resnet152_blocks=resnet152_blocks)
         cut = RESNET152_LAYER2 if (cnn, resnet152_blocks) == ("resnet152", "layer2") else CNNS[cnn]
         network, self.patch = VITS[vit]
-        self.backbone = Trunks()
+        self.backbone = Backbones()
         if fusion != "vit":
-            self.backbone["cnn"] = CNNTrunk(cut, weights=cnn_weights, norm=norm)
+            self.backbone["cnn"] = CNNBackbone(cut, weights=cnn_weights, norm=norm)
         if fusion != "cnn":
-            self.backbone["vit"] = ViTTrunk(network, weights=vit_weights, norm=norm)
+            self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)
         channels = VIT_CHANNELS if fusion != "cnn" else 0
         if fusion != "vit":
             self.deform_net = DeformFusion(
@@ -416,9 +416,9 @@ class AHIQ(nn.Module):
     def from_author_checkpoint(cls, path: Path | str, **options) -> "AHIQ":
         """A model with the heads of a checkpoint that the authors' training wrote.
 
-        The trunks are not in it: they come as `options` say (`vit="b16"`, `vit_weights=...`). Also taken is a file of a
+        The backbones are not in it: they come as `options` say (`vit="b16"`, `vit_weights=...`). Also taken is a file of a
         whole model, with its tensors under `params` and the prefixes `deform_net.`, `regressor.` and perhaps
-        `resnet50.` and `vit.`, which then are the trunks' weights. Those that IQA-PyTorch trains want
+        `resnet50.` and `vit.`, which then are the backbones' weights. Those that IQA-PyTorch trains want
         `norm="imagenet"`.
 
         Raises:
@@ -426,26 +426,28 @@ class AHIQ(nn.Module):
         """
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             state = _flat(read_content(path, "params"), path)
-        there = {name: any(key.startswith(theirs) for key in state) for name, theirs in TRUNK_PREFIXES.items()}
+        there = {name: any(key.startswith(theirs) for key in state) for name, theirs in BACKBONE_PREFIXES.items()}
         model = cls(**{f"{name}_weights": "random" for name in there if there[name]} | options)
         own = model.state_dict()
-        for name, theirs in TRUNK_PREFIXES.items():
+        for name, theirs in BACKBONE_PREFIXES.items():
             ours = f"backbone.{name}.net.model."
-            trunk = {ours + key.removeprefix(theirs): state.pop(key) for key in list(state) if key.startswith(theirs)}
-            state |= {key: tensor for key, tensor in trunk.items() if key in own}  # the rest was cut off
+            backbone = {
+                ours + key.removeprefix(theirs): state.pop(key) for key in list(state) if key.startswith(theirs)
+            }
+            state |= {key: tensor for key, tensor in backbone.items() if key in own}  # the rest was cut off
         load_complete(model, state, path, absent=[f"backbone.{name}." for name in there if not there[name]])
         model.checkpoint = Weights("AHIQ", "file", Path(path).name, sha256(path))
-        for name, trunk in model.backbone.items():
+        for name, backbone in model.backbone.items():
             if there[name]:
-                trunk.weights = replace(model.checkpoint, network=trunk.weights.network)
+                backbone.weights = replace(model.checkpoint, network=backbone.weights.network)
         return model
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The trunks' maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)`, the ViT's `(B, 3840, h, w)`."""
+        """The backbones' maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)`, the ViT's `(B, 3840, h, w)`."""
         height, width = images.shape[-2:]
         if height % self.patch or width % self.patch:
             raise ValueError(
-                f"images came {height}x{width}; wanted sides that are multiples of {self.patch}, the ViT's patch: "
+                f"images came {height}x{width}, expected sides that are multiples of {self.patch}, the ViT's patch: "
                 "crop or enlarge them first"
             )
         return self.backbone(images)
@@ -470,7 +472,7 @@ class AHIQ(nn.Module):
         return score, maps
 
     def _fuse(self, features: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The trunks' maps of references and distorted pictures to one, and the offsets where there are some."""
+        """The backbones' maps of references and distorted images to one, and the offsets where there are some."""
         if self.fusion == "vit":
             return features[0], None
         if self.fusion == "cnn":
@@ -486,7 +488,7 @@ class AHIQ(nn.Module):
 def _check(wanted: tuple[str, ...], **option: str) -> None:
     for name, value in option.items():
         if value not in wanted:
-            raise ValueError(f"{name} came as {value!r}; wanted one of {wanted}")
+            raise ValueError(f"{name}: got {value!r}, expected one of {wanted}")
 
 
 def _flat(content: dict, path: Path | str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""FR+NR: full-reference differences, pretrained and learnt, beside a no-reference look at the distorted picture.
+"""FR+NR: full-reference differences, pretrained and learnt, beside a no-reference look at the distorted image.
 
 Paper: "Can No-reference features help in Full-reference image quality estimation?", arXiv 2203.00845,
 https://arxiv.org/abs/2203.00845. No code was released. With `phi_s` an encoder's map on scale s (strides 2, 4, 8, 16):
@@ -16,14 +16,14 @@ What the paper leaves open was decided here and cannot be checked against the au
   channels; `vgg_taps="post_pool"` is the other reading, the outputs of pools 1 to 4, 64 to 512 channels. ResNet50: the
   stem's ReLU, then stages 1 to 3. Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, Mixed_6e, whose convolutions without
   padding make maps a little smaller than H / stride; its auxiliary head is not built.
-- Weights: torchvision's first ImageNet weights for all three networks (timm's `tv_in1k`). Pictures are normalised by
+- Weights: torchvision's first ImageNet weights for all three networks (timm's `tv_in1k`). Images are normalised by
   the statistics that belong to them (Inception-v3: 0.5 and 0.5), in all branches alike.
 - Frozen means the BatchNorm statistics too; `freeze_backbone=False` fine-tunes.
 - The learnt encoders are built like the frozen one and start from timm's random initialisation of that network. FRNP
-  sees references and distorted pictures as one batch, so that BatchNorm treats both alike.
+  sees references and distorted images as one batch, so that BatchNorm treats both alike.
 - Features are pooled as they come: no normalisation, no weights of channels or scales.
 - Head: 512, 128 and 1 wide, ReLU between, no dropout; linear output on the labels' own scale.
-- Pictures keep their size: no crop, and no resizing to Inception's 299.
+- Images keep their size: no crop, and no resizing to Inception's 299.
 
 Schedule, epochs and the split are equally open; they are the notebook's parameters.
 """
@@ -116,9 +116,9 @@ class FRNR(nn.Module):
     of what is pooled, `frp_1..frp_4`, `frnp_1..4`, `nr_1..4` `(B, 1, h_i, w_i)`, and `frp_vector`, `frnp_vector`,
     `nr_vector` `(B, C)`.
 
-    Where only a frozen branch looks at the pictures, all it has to say about a pair is the vector of `pooled`:
+    Where only a frozen branch looks at the images, all it has to say about a pair is the vector of `pooled`:
     `model(vector)` goes on from there, so that training can start from vectors computed once. With that branch alone
-    either picture can also be what `extract` made of it.
+    either image can also be what `extract` made of it.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -140,12 +140,12 @@ class FRNR(nn.Module):
     ):
         super().__init__()
         if not branches or not set(branches) <= set(BRANCHES):
-            raise ValueError(f"branches came as {branches!r}; wanted one or more of {BRANCHES}")
+            raise ValueError(f"branches: got {branches!r}, expected one or more of {BRANCHES}")
         if vgg_taps not in VGG_TAPS:
-            raise ValueError(f"vgg_taps came as {vgg_taps!r}; wanted one of {VGG_TAPS}")
+            raise ValueError(f"vgg_taps: got {vgg_taps!r}, expected one of {VGG_TAPS}")
         post_pool = vgg_taps == "post_pool"
         if post_pool and not backbone.startswith("vgg"):
-            raise ValueError(f"vgg_taps came as {vgg_taps!r} with backbone {backbone!r}; wanted a VGG with it")
+            raise ValueError(f"vgg_taps: got {vgg_taps!r} with backbone {backbone!r}, expected a VGG with it")
         self.branches = tuple(branches)
         self.min_size = 43 if backbone.startswith("inception_v3") else 32
         if taps is None:
@@ -174,14 +174,16 @@ class FRNR(nn.Module):
     def extract(self, images: Tensor) -> list[Tensor]:
         """The pretrained branch's four maps of images `(B, 3, H, W)`."""
         if self.backbone is None:
-            raise ValueError(f"branches are {self.branches}; wanted 'frp' among them, for its features")
+            raise ValueError(f"branches are {self.branches}, expected 'frp' among them, for its features")
         return self.backbone(images)
 
     def pooled(self, reference, distorted, *, return_maps: bool = False):
         """All branches' vectors, joined, `(B, D)`; with `return_maps=True` also the maps of `model(...)`."""
         images = [x for x in (reference, distorted) if not isinstance(x, list | tuple)]
         if len(images) < 2 and set(self.branches) != {"frp"}:
-            raise ValueError(f"features came in place of images with branches {self.branches}; wanted only 'frp' then")
+            raise ValueError(
+                f"features came in place of images with branches {self.branches}, expected only 'frp' then"
+            )
         check_images(*images, min_size=self.min_size)
         vectors, maps = {}, {}
         for branch in self.encoders:
@@ -215,7 +217,7 @@ class FRNR(nn.Module):
         return [branch.split(self.channels, dim=1) for branch in vector.chunk(len(self.branches), dim=1)]
 
     def _scales(self, branch: str, reference, distorted) -> list[Tensor]:
-        """What a branch pools on each scale: absolute differences, or activations of the distorted pictures."""
+        """What a branch pools on each scale: absolute differences, or activations of the distorted images."""
         if branch == "nr":
             return self.encoders[branch](distorted)
         if isinstance(reference, Tensor) and isinstance(distorted, Tensor):
@@ -229,6 +231,6 @@ class FRNR(nn.Module):
         shape = tuple(getattr(vector, "shape", ()))
         if return_maps or len(shape) != 2 or shape[1] != self.width:
             raise ValueError(
-                f"one argument came, of shape {shape}, with return_maps={return_maps}; wanted reference and distorted, "
+                f"one argument came, of shape {shape}, with return_maps={return_maps}, expected reference and distorted, "
                 f"or what `pooled` made of them, (B, {self.width}), without maps"
             )

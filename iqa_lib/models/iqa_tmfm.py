@@ -1,8 +1,8 @@
-"""IQA-TMFM: which of two distorted pictures is closer to the reference, by transformers and a fusion of metrics.
+"""IQA-TMFM: which of two distorted images is closer to the reference, by transformers and a fusion of metrics.
 
 Paper: "Image Quality Assessment with Transformers and Multi-Metric Fusion Modules", CVPRW (CLIC) 2022. Code released
 by the authors: JiangWeibeta/IQA-TMFM, without weights. The file follows the paper: frozen features, nonlinear residual
-module (NRM), one encoder and decoder per scale, aggregation over windows, multi-metric fusion module (MFM).
+module (NRM), one encoder and decoder per scale, aggregation over crops, multi-metric fusion module (MFM).
 
 Where paper and released code differ, `preset` chooses:
 
@@ -10,8 +10,8 @@ Where paper and released code differ, `preset` chooses:
   self-attention causally, and reads token 0 alone, which then sees nothing but itself: the reference stream has exactly
   no influence, and 338,176 parameters never learn. `preset="paper"` has no mask, `"official_code"` the causal one.
 - fusion: absent from the released code. Its inputs, their order and standardisation are decided here (`FusedIQATMFM`).
-- the released code averages groups of 4 windows only; here any number.
-- images are normalised to [-1, 1] as in the code (the paper is silent), although the trunk was trained with ImageNet's
+- the released code averages groups of 4 crops only; here any number.
+- images are normalised to [-1, 1] as in the code (the paper is silent), although the backbone was trained with ImageNet's
   statistics; `norm="imagenet"` gives those.
 
 Only token 0 leaves the decoder, so its last layer computes no other: the same numbers for less.
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone, taps_at
-from iqa_lib.checkpoints import load_complete, read_checkpoint
-from iqa_lib.cheng2020 import Cheng2020Anchor
 from iqa_lib.images import check_images
+from iqa_lib.models.cheng2020 import Cheng2020Anchor
 from iqa_lib.models.rebuild import keeps_options
+from iqa_lib.weights import load_complete, read_checkpoint
 
 PRESETS = ("paper", "official_code")
 RESIDUALS = ("nonlinear", "subtract")
@@ -43,7 +43,7 @@ METRICS = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists", "psnr", "ms-ssim
 
 
 class NonlinearResidual(nn.Module):
-    """How the features of a distorted picture differ from the reference's: `r_X = GELU(Conv1x1(cat[f_X, f_R]))`."""
+    """How the features of a distorted image differ from the reference's: `r_X = GELU(Conv1x1(cat[f_X, f_R]))`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -189,9 +189,9 @@ class IQATMFM(nn.Module):
         preset: `"paper"` or `"official_code"`, see the module's docstring.
         backbone: Full timm tag, tapped at strides 8 and 16 and cut there, always frozen; or Table 2's
             `"cheng2020_anchor.q6"`, the analysis transform of a learnt codec at quality 1 to 6.
-        weights: Of the backbone, see `iqa_lib.backbones.Backbone` and `iqa_lib.cheng2020.Cheng2020Anchor`.
+        weights: Of the backbone, see `iqa_lib.backbones.Backbone` and `iqa_lib.models.cheng2020.Cheng2020Anchor`.
         norm: See `Backbone`; a codec takes [0, 1] as it is.
-        crop: Side of the square windows in pixels, a multiple of 16: it fixes the tables of positions.
+        crop: Side of the square crops in pixels, a multiple of 16: it fixes the tables of positions.
         residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
         decoder_mask: `"none"` or `"causal"`; None leaves it to the preset.
         dim: Width of the tokens.
@@ -201,10 +201,10 @@ class IQATMFM(nn.Module):
         layers: Of encoder and of decoder.
         dropout: Of embeddings, attention weights, attention and feed-forward outputs.
 
-    `model(reference, a, b)` takes windows `(B, 3, S, S)` in [0, 1], or `(B, n, 3, S, S)`: n windows of a triplet, whose
+    `model(reference, a, b)` takes crops `(B, 3, S, S)` in [0, 1], or `(B, n, 3, S, S)`: n crops of a triplet, whose
     logits are averaged; or for each of the three what `extract` made of it. It returns the logit `(B,)` that **B** is
-    the closer one, the mean over windows and the two scales. With `return_maps=True` also a dict, each tensor with a
-    row a window: `attention_2x`, `attention_3x` `(B * n, heads, h, w)`, where the token that is read looks among the
+    the closer one, the mean over crops and the two scales. With `return_maps=True` also a dict, each tensor with a
+    row a crop: `attention_2x`, `attention_3x` `(B * n, heads, h, w)`, where the token that is read looks among the
     pair's residuals (with the class token's own share the heads' weights sum to 1); `residual_a_2x` ... `residual_b_3x`
     `(B * n, C, h, w)`; `logit_2x`, `logit_3x` `(B * n,)`.
 
@@ -239,7 +239,7 @@ class IQATMFM(nn.Module):
         _check(RESIDUALS, residual=residual)
         _check(DECODER_MASKS, decoder_mask=decoder_mask)
         if crop < 16 or crop % 16:
-            raise ValueError(f"crop came as {crop}; wanted a multiple of 16: the deepest map has stride 16")
+            raise ValueError(f"crop: got {crop}, expected a multiple of 16: the deepest map has stride 16")
         self.crop = crop
         if backbone in CODECS:
             self.backbone = Cheng2020Anchor(quality=CODECS.index(backbone) + 1, weights=weights)
@@ -270,7 +270,7 @@ class IQATMFM(nn.Module):
         return self.crop
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The trunk's maps at strides 8 and 16 of windows `(B, 3, S, S)`."""
+        """The backbone's maps at strides 8 and 16 of crops `(B, 3, S, S)`."""
         return self.backbone(images)
 
     def forward(self, reference, a, b, *, return_maps: bool = False):
@@ -279,7 +279,7 @@ class IQATMFM(nn.Module):
             reference, a, b = self._features(reference, a, b)
         logits, maps = [], {}
         for i, scale in enumerate(self.scales):
-            f_r, f_a, f_b = (picture[i].flatten(0, -4) for picture in (reference, a, b))  # (B * n, C, h, w)
+            f_r, f_a, f_b = (image[i].flatten(0, -4) for image in (reference, a, b))  # (B * n, C, h, w)
             r_a, r_b = self.residual[i](torch.cat([f_a, f_b]), torch.cat([f_r, f_r])).chunk(2)
             logit = self.transformers[i](torch.cat([r_a, r_b], dim=1), f_r, return_maps=return_maps)
             if return_maps:
@@ -289,26 +289,26 @@ class IQATMFM(nn.Module):
         logit = torch.stack(logits).mean(0).view(triplets, -1).mean(1)  # (B,)
         return (logit, maps) if return_maps else logit
 
-    def _features(self, *pictures: Tensor) -> list[list[Tensor]]:
-        """Each picture's maps; the three go through the trunk as one batch."""
-        if len({picture.shape for picture in pictures}) > 1:
-            raise ValueError(f"windows came with unequal shapes {[tuple(p.shape) for p in pictures]}; wanted one shape")
-        windows = [picture.flatten(0, 1) if picture.ndim == 5 else picture for picture in pictures]
-        check_images(*windows)
-        if windows[0].shape[-2:] != (self.crop, self.crop):
-            height, width = windows[0].shape[-2:]
+    def _features(self, *images: Tensor) -> list[list[Tensor]]:
+        """Each image's maps; the three go through the backbone as one batch."""
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(f"crops: got unequal shapes {[tuple(p.shape) for p in images]}, expected one shape")
+        crops = [image.flatten(0, 1) if image.ndim == 5 else image for image in images]
+        check_images(*crops)
+        if crops[0].shape[-2:] != (self.crop, self.crop):
+            height, width = crops[0].shape[-2:]
             raise ValueError(
-                f"windows came {height}x{width}; this network was built for {self.crop}x{self.crop}: cut the images "
-                f"by iqa_lib.data.crops.Crops, or build it with another crop"
+                f"crops came {height}x{width}; this network was built for {self.crop}x{self.crop}: cut the images "
+                f"by iqa_lib.views.Crops, or build it with another crop"
             )
-        return list(zip(*(scale.chunk(3) for scale in self.extract(torch.cat(windows))), strict=True))
+        return list(zip(*(scale.chunk(3) for scale in self.extract(torch.cat(crops))), strict=True))
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "IQATMFM":
         """The network with the head that the authors' training code saved (`checkpoint_*.pth.tar`).
 
         Args:
-            path: Their file, or a bare state dict saved by torch. The trunk is not in it.
+            path: Their file, or a bare state dict saved by torch. The backbone is not in it.
             **options: Of the constructor; to run it as the authors did, `preset="official_code"`.
 
         Raises:
@@ -368,7 +368,7 @@ class FusedIQATMFM(nn.Module):
         activation: See `MetricFusion`.
         freeze_network: Train the fusion alone.
 
-    `model(reference, a, b, metrics)` takes the pictures as `IQATMFM` does, and `metrics` `(B, m, 2)`: each metric's
+    `model(reference, a, b, metrics)` takes the images as `IQATMFM` does, and `metrics` `(B, m, 2)`: each metric's
     score of A and of B in its own unit; it returns the fused logit `(B,)` that B is the closer one.
     """
 
@@ -458,4 +458,4 @@ def _own_key(key: str) -> str:
 def _check(wanted: tuple[str, ...], **option: str) -> None:
     for name, value in option.items():
         if value not in wanted:
-            raise ValueError(f"{name} came as {value!r}; wanted one of {wanted}")
+            raise ValueError(f"{name}: got {value!r}, expected one of {wanted}")

@@ -32,7 +32,7 @@ class LPIPSPlus(nn.Module):
         net: `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7).
         semantic_layer: The layer i, counted from 0; None is plain LPIPS, the unweighted mean.
         weights: `"auto"` (torch.hub's cache, or fetched into it), `"random"`, or the path of a file with the complete
-            network or with torchvision's trunk.
+            network or with torchvision's backbone.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or for both what `extract` made of them, and
     returns distances `(B,)`: lower is better, 0 for equal images. The reference comes first, as in the lpips package;
@@ -53,11 +53,11 @@ class LPIPSPlus(nn.Module):
     def __init__(self, *, net: str = "alex", semantic_layer: int | None = 2, weights: Path | str = "auto"):
         super().__init__()
         if net not in NETS:
-            raise ValueError(f"net came as {net!r}; wanted one of {NETS}")
+            raise ValueError(f"net: got {net!r}, expected one of {NETS}")
         self.network, self.weights = load_network(f"lpips-{net}", weights=None if weights == "auto" else weights)
         if semantic_layer not in (None, *range(self.network.L)):
             raise ValueError(
-                f"semantic_layer came as {semantic_layer!r}; wanted None or 0 to {self.network.L - 1} for net {net!r}"
+                f"semantic_layer: got {semantic_layer!r}, expected None or 0 to {self.network.L - 1} for net {net!r}"
             )
         self.semantic_layer = semantic_layer
         limits = BASELINES[f"lpips-{net}"]
@@ -68,7 +68,7 @@ class LPIPSPlus(nn.Module):
         return super().train(False)
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The trunk's feature maps of images `(B, 3, H, W)` in [0, 1], one a layer, shallow to deep."""
+        """The backbone's feature maps of images `(B, 3, H, W)` in [0, 1], one a layer, shallow to deep."""
         return list(self.network.net(self.network.scaling_layer(2 * images - 1)))
 
     def forward(self, reference, distorted, *, return_maps: bool = False):

@@ -1,4 +1,4 @@
-"""PRFNet: which of two distorted pictures is closer to the reference.
+"""PRFNet: which of two distorted images is closer to the reference.
 
 Paper: "Progressive Feature Fusion Network for Enhancing Image Quality Assessment", arXiv 2401.06992,
 https://arxiv.org/abs/2401.06992. No code was released. Equations 1 to 4 are here, 5 and 6 in `iqa_lib.losses`.
@@ -157,14 +157,14 @@ class BiFPN(nn.Module):
 
 @keeps_options
 class PRFNet(nn.Module):
-    """The triplet network: shared trunk, four cross subtraction blocks, fusion, head.
+    """The triplet network: shared backbone, four cross subtraction blocks, fusion, head.
 
     Args:
         backbone: Full timm tag of a CNN with strides 4, 8, 16, 32.
-        se: Squeeze-and-excitation in the trunk: with the default backbone this is the paper's SE-Res2Net50.
+        se: Squeeze-and-excitation in the backbone: with the default backbone this is the paper's SE-Res2Net50.
         stem_pool: See the module's docstring.
         weights: See `iqa_lib.backbones.Backbone`.
-        freeze_backbone: Train nothing of the trunk (the paper's second step; BatchNorm keeps its statistics too).
+        freeze_backbone: Train nothing of the backbone (the paper's second step; BatchNorm keeps its statistics too).
         width: Channels of each difference map; a scale has twice as many.
         fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2).
         gate_conv: `"full"`, `"single"` or `"bnrelu"`, for `fusion="prf"`.
@@ -200,9 +200,9 @@ class PRFNet(nn.Module):
     ):
         super().__init__()
         if fusion not in FUSIONS:
-            raise ValueError(f"fusion came as {fusion!r}; wanted one of {FUSIONS}")
+            raise ValueError(f"fusion: got {fusion!r}, expected one of {FUSIONS}")
         if gate_conv not in GATE_CONVS:
-            raise ValueError(f"gate_conv came as {gate_conv!r}; wanted one of {GATE_CONVS}")
+            raise ValueError(f"gate_conv: got {gate_conv!r}, expected one of {GATE_CONVS}")
         self.backbone = Backbone(
             backbone, taps=(1, 2, 3, 4), weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool
         )
@@ -218,7 +218,7 @@ class PRFNet(nn.Module):
         )
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The trunk's four feature maps of images `(B, 3, H, W)`, which are padded to whole strides by reflection."""
+        """The backbone's four feature maps of images `(B, 3, H, W)`, which are padded to whole strides by reflection."""
         stride = self.backbone.strides[-1]
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="reflect")

@@ -1,4 +1,4 @@
-"""TOPIQ: CFANet, which lets what a picture shows decide which of its distortions count.
+"""TOPIQ: CFANet, which lets what an image shows decide which of its distortions count.
 
 Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
 https://arxiv.org/abs/2308.03060. The network for full reference; equations 2 and 5 to 8 are here, equation 1 (LPIPS+)
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from iqa_lib.backbones import Backbone, Weights
-from iqa_lib.checkpoints import load_complete, read_checkpoint
+from iqa_lib.backbones import Backbone
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
+from iqa_lib.weights import Weights, load_complete, read_checkpoint
 
 GLPS = ("gated", "average")
 CROSS_SCALES = ("top_down", "bottom_up", "concat", "none")
@@ -131,13 +131,13 @@ class AttentionBlock(nn.Module):
 
 @keeps_options
 class CFANet(nn.Module):
-    """The coarse-to-fine attention network: shared trunk, gated pooling, attention within and across scales, head.
+    """The coarse-to-fine attention network: shared backbone, gated pooling, attention within and across scales, head.
 
     Args:
         backbone: Full timm tag of a CNN.
         taps: Its stages, shallow to deep.
-        weights: See `iqa_lib.backbones.Backbone`. BatchNorm in the trunk never learns.
-        freeze_backbone: Train nothing of the trunk.
+        weights: See `iqa_lib.backbones.Backbone`. BatchNorm in the backbone never learns.
+        freeze_backbone: Train nothing of the backbone.
         dim: Width of the tokens.
         heads: Of each attention.
         dropout: In the attention blocks.
@@ -162,7 +162,7 @@ class CFANet(nn.Module):
     min_size = 32
     max_pixels = 14_000_000
     max_map_pixels = 2_000_000
-    max_batch_pixels = 2_000_000  # of an image; larger ones go through the trunk one after the other
+    max_batch_pixels = 2_000_000  # of an image; larger ones go through the backbone one after the other
 
     def __init__(
         self,
@@ -181,11 +181,11 @@ class CFANet(nn.Module):
     ):
         super().__init__()
         if glp not in GLPS:
-            raise ValueError(f"glp came as {glp!r}; wanted one of {GLPS}")
+            raise ValueError(f"glp: got {glp!r}, expected one of {GLPS}")
         if cross_scale not in CROSS_SCALES:
-            raise ValueError(f"cross_scale came as {cross_scale!r}; wanted one of {CROSS_SCALES}")
+            raise ValueError(f"cross_scale: got {cross_scale!r}, expected one of {CROSS_SCALES}")
         if dim % 2 or dim % heads:
-            raise ValueError(f"dim came as {dim}, heads as {heads}; wanted an even dim, a multiple of heads")
+            raise ValueError(f"dim: got {dim}, heads as {heads}, expected an even dim, a multiple of heads")
         self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=freeze_backbone, freeze_batchnorm=True)
         scales = range(len(self.backbone.channels))
         self.order = {"top_down": scales[::-1], "bottom_up": scales, "concat": scales, "none": scales[-1:]}[cross_scale]
@@ -229,7 +229,7 @@ class CFANet(nn.Module):
     def folded(self) -> "CFANet":
         """A frozen copy for prediction, BatchNorm folded into the convolution before it: equal scores, in less time.
 
-        For many pictures of one size `torch.compile(model.folded())`, with `TORCHINDUCTOR_FREEZING=1` in the
+        For many images of one size `torch.compile(model.folded())`, with `TORCHINDUCTOR_FREEZING=1` in the
         environment, saves a tenth of the time on a CPU, after a minute of compiling; see `benchmarks/topiq.py`.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
@@ -241,7 +241,7 @@ class CFANet(nn.Module):
         return model
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The trunk's feature maps of images `(B, 3, H, W)`, shallow to deep."""
+        """The backbone's feature maps of images `(B, 3, H, W)`, shallow to deep."""
         return self.backbone(images)
 
     def forward(self, reference, distorted, *, return_maps: bool = False):

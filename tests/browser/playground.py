@@ -1,6 +1,6 @@
-"""The playground as a reader meets it: JupyterLab in a headless Chromium, sliders moved, pictures uploaded.
+"""The playground as a reader meets it: JupyterLab in a headless Chromium, sliders moved, images uploaded.
 
-`make test-browser` runs it. It prints how long each answer took, from the key press to the new picture, and leaves
+`make test-browser` runs it. It prints how long each answer took, from the key press to the new image, and leaves
 screenshots in `outputs/browser/`. The exit status is 1 if a view does not answer.
 """
 
@@ -21,7 +21,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "outputs" / "browser"
-RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+RUN_ALL = "crop.jupyterapp.commands.execute('notebook:run-all-cells')"
 SECONDS = 20
 
 
@@ -83,7 +83,7 @@ def visit(page: Page, address: str) -> dict[str, float]:
     page.goto(address)
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     page.wait_for_function(
-        "window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+        "crop.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
     )
     news = page.get_by_role("button", name="No", exact=True)
     if news.count():
@@ -93,7 +93,7 @@ def visit(page: Page, address: str) -> dict[str, float]:
     explore, compare, browse = (page.locator(f".jp-OutputArea-output > .widget-vbox >> nth={i}") for i in range(3))
     browse.locator("select").first.wait_for(timeout=300_000)
     page.wait_for_function(
-        "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=120_000
+        "crop.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=120_000
     )
     print(f"{time.perf_counter() - started:6.2f} s  the whole notebook")
     return explored(page, explore) | compared(page, compare) | browsed(page, browse)
@@ -101,15 +101,15 @@ def visit(page: Page, address: str) -> dict[str, float]:
 
 def explored(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
-    picture = view.locator("img")
-    seconds = moved(view, picture, "level", ["ArrowLeft"] * 4 + ["End"])
+    image = view.locator("img")
+    seconds = moved(view, image, "level", ["ArrowLeft"] * 4 + ["End"])
     shot(view, "explore")
-    seconds |= moved(view, picture, "distortion", ["Home"] + ["ArrowRight"] * 24)
+    seconds |= moved(view, image, "distortion", ["Home"] + ["ArrowRight"] * 24)
     for name in ("astronaut", "leaves00"):
-        seconds[f"reference {name}"] = answered(picture, partial(view.locator("select").select_option, name))
+        seconds[f"reference {name}"] = answered(image, partial(view.locator("select").select_option, name))
     own = OUT / "explore.png"
-    seconds["a picture of your own"] = answered(picture, partial(upload, page, view, own))
-    assert view.locator("select").input_value(), "the uploaded picture is not among the references"
+    seconds["an image of your own"] = answered(image, partial(upload, page, view, own))
+    assert view.locator("select").input_value(), "the uploaded image is not among the references"
     broken = OUT / "broken.png"
     broken.write_bytes(own.read_bytes()[:2000])
     upload(page, view, broken)
@@ -120,19 +120,19 @@ def explored(page: Page, view: Locator) -> dict[str, float]:
 
 def compared(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
-    picture, seconds = view.locator("img"), {}
+    image, seconds = view.locator("img"), {}
     for name in ("A", "B"):
-        seconds[f"compare: distortion {name}"] = answered(picture, partial(press, slider(view, name), "ArrowRight"))
+        seconds[f"compare: distortion {name}"] = answered(image, partial(press, slider(view, name), "ArrowRight"))
     shot(view, "compare")
     return seconds
 
 
 def browsed(page: Page, view: Locator) -> dict[str, float]:
     view.scroll_into_view_if_needed()
-    picture, run, figure = view.locator("img"), view.locator("select").nth(0), view.locator("select").nth(1)
+    image, run, figure = view.locator("img"), view.locator("select").nth(0), view.locator("select").nth(1)
     run.select_option("smoke/08_playground/default/seed0")
     figure.locator("option", has_text="choice").wait_for(state="attached")
-    seconds = {"browse: another figure": answered(picture, partial(figure.select_option, "training"))}
+    seconds = {"browse: another figure": answered(image, partial(figure.select_option, "training"))}
     figure.select_option("worst_mistakes")
     view.get_by_text("worst mistakes").first.wait_for()
     page.wait_for_timeout(500)
@@ -145,11 +145,11 @@ def slider(view: Locator, name: str) -> Locator:
     return view.locator(".widget-hslider", has=view.page.get_by_text(name, exact=True))
 
 
-def moved(view: Locator, picture: Locator, name: str, keys: list[str]) -> dict[str, float]:
+def moved(view: Locator, image: Locator, name: str, keys: list[str]) -> dict[str, float]:
     """Seconds that a slider's answers take, by what it then stands at."""
     seconds = {}
     for key in keys:
-        taken = answered(picture, partial(press, slider(view, name), key))
+        taken = answered(image, partial(press, slider(view, name), key))
         seconds[f"{name} {slider(view, name).locator('.widget-readout').inner_text()}"] = taken
     return seconds
 
@@ -166,13 +166,13 @@ def upload(page: Page, view: Locator, file: Path) -> None:
     chosen.value.set_files(file)
 
 
-def answered(picture: Locator, act: Callable[[], object]) -> float:
-    """Seconds from an action to another picture on the screen."""
-    seen = [picture.element_handle(), picture.get_attribute("src")]
+def answered(image: Locator, act: Callable[[], object]) -> float:
+    """Seconds from an action to another image on the screen."""
+    seen = [image.element_handle(), image.get_attribute("src")]
     started = time.perf_counter()
     act()
-    picture.page.wait_for_function(
-        "([picture, before]) => picture.src !== before", arg=seen, polling=10, timeout=SECONDS * 1000
+    image.page.wait_for_function(
+        "([image, before]) => image.src !== before", arg=seen, polling=10, timeout=SECONDS * 1000
     )
     return time.perf_counter() - started
 

@@ -72,15 +72,15 @@ def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {},
         resolved[name] = value
         if type(value) is not parameter.type:
             hint = " (in YAML write 1.0e-4, not 1e-4)" if parameter.type is float and isinstance(value, str) else ""
-            wrong.append(f"{name}: came {value!r}, a {type(value).__name__}; wanted {parameter.type.__name__}{hint}")
+            wrong.append(f"{name}: came {value!r}, a {type(value).__name__}, expected {parameter.type.__name__}{hint}")
         elif name in choices and value not in choices[name]:
-            wrong.append(f"{name}: came {value!r}; wanted one of {', '.join(map(repr, choices[name]))}")
+            wrong.append(f"{name}: came {value!r}, expected one of {', '.join(map(repr, choices[name]))}")
         elif parameter.type in (int, float):
             low, high = limits.get(name, (0, float("inf")))
             zero_allowed = name in limits or parameter.default == 0 or "0: " in parameter.help
             if not low <= value <= high or (value == 0 and not zero_allowed):
                 wrong.append(
-                    f"{name}: came {value!r}; wanted {'above 0' if name not in limits else f'{low} to {high}'}"
+                    f"{name}: came {value!r}, expected {'above 0' if name not in limits else f'{low} to {high}'}"
                 )
     if wrong:
         raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))

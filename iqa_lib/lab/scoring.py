@@ -1,13 +1,13 @@
-"""Scores of pictures of your own, by any baseline, by the authors' networks, or by a run of this repository.
+"""Scores of images of your own, by any baseline, by the authors' networks, or by a run of this repository.
 
     iqa_lib.score("reference.png", "distorted.jpg", "ssim")
     iqa_lib.score("reference.png", "distorted.jpg", "outputs/demo/04_ahiq/table8_both/seed0")
     iqa_lib.prefer("reference.png", "a.jpg", "b.jpg", "outputs/demo/03_prfnet/table2_prfblock/seed0")
-    metric = scoring.load("topiq-fr", checkpoint="cfanet_fr_kadid_res50-2c4cc61d.pth")     # once, for many pictures
+    metric = scoring.load("topiq-fr", checkpoint="cfanet_fr_kadid_res50-2c4cc61d.pth")     # once, for many images
     metric.score(reference, distorted)
 
 Nothing is downloaded, resized or guessed on the way: what does not fit is refused with advice. `python -m
-iqa_lib.score` does the same on the command line, for single pictures, folders and CSV files.
+iqa_lib.score` does the same on the command line, for single images, folders and CSV files.
 """
 
 import json
@@ -25,18 +25,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from iqa_lib import baselines
-from iqa_lib.backbones import WeightsError
 from iqa_lib.baselines import BASELINES
-from iqa_lib.data.crops import Crops
-from iqa_lib.evaluation import mean_outputs, window_outputs
+from iqa_lib.evaluation import crop_outputs, mean_outputs
 from iqa_lib.files import atomic, repo_root, sha256
 from iqa_lib.images import as_image
 from iqa_lib.models import AHIQ, IQATMFM, CFANet, FusedIQATMFM, iqa_tmfm
 from iqa_lib.models.rebuild import rebuilt
 from iqa_lib.progress import progress
 from iqa_lib.training import load_weights
+from iqa_lib.views import Crops
+from iqa_lib.weights import WeightsError
 
-Picture = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 AUTHORS = {"topiq-fr": CFANet, "ahiq": AHIQ, "iqa-tmfm": IQATMFM}
 """Networks whose authors' checkpoints can be read, by the name of the metric."""
@@ -81,12 +81,12 @@ class Metric:
     Attributes:
         name: As it was asked for.
         origin: Who computes it, with which weights.
-        compute: Reference and distorted picture, or reference, A and B, to one number; `(3, H, W)` each, all of one
+        compute: Reference and distorted image, or reference, A and B, to one number; `(3, H, W)` each, all of one
             size, uint8 or float in [0, 1].
         higher_is_better: The direction.
         low: No pair scores below this.
         high: No pair scores above this.
-        triplets: Whether it tells which of two pictures is closer, and nothing else; `compute` is then P(B closer).
+        triplets: Whether it tells which of two images is closer, and nothing else; `compute` is then P(B closer).
     """
 
     name: str
@@ -106,47 +106,47 @@ class Metric:
         bounds = "no bounds" if math.isinf(self.low) and math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
         return f"{self.name} ({direction}, {bounds}): {self.origin}"
 
-    def score(self, reference: Picture, distorted: Picture) -> Score:
-        """See `iqa_lib.scoring.score`."""
+    def score(self, reference: ImageLike, distorted: ImageLike) -> Score:
+        """See `iqa_lib.lab.scoring.score`."""
         if self.triplets:
             raise ValueError(
-                f"{self.name} tells which of two pictures is closer to a reference and has no score for one: use "
+                f"{self.name} tells which of two images is closer to a reference and has no score for one: use "
                 "iqa_lib.prefer(reference, a, b, ...)"
             )
         return Score(self._compute(reference=reference, distorted=distorted), self.meaning)
 
-    def prefer(self, reference: Picture, a: Picture, b: Picture) -> Score:
-        """See `iqa_lib.scoring.prefer`."""
+    def prefer(self, reference: ImageLike, a: ImageLike, b: ImageLike) -> Score:
+        """See `iqa_lib.lab.scoring.prefer`."""
         if self.triplets:
             return Score(self._compute(reference=reference, a=a, b=b), self.meaning)
         scores = self._compute(reference=reference, a=a), self._compute(reference=reference, b=b)
         found = "; ".join(f"{name} {score:.4g}" for name, score in zip("AB", scores, strict=True))
         return Score(baselines.preference(self, *scores), f"1: B is closer, 0: A is, by {found}, {self.meaning}")
 
-    def _compute(self, **pictures: Picture) -> float:
-        images = [as_image(picture, name) for name, picture in pictures.items()]
+    def _compute(self, **given: ImageLike) -> float:
+        images = [as_image(image, name) for name, image in given.items()]
         if len({image.shape for image in images}) > 1:
-            sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(pictures, images, strict=True))
+            sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
             raise ValueError(
-                f"pictures came in unequal sizes: {sizes}; wanted one size, the same place under each pixel: crop or "
+                f"images came in unequal sizes: {sizes}, expected one size, the same place under each pixel: crop or "
                 "resize them first (how is yours to decide: it changes the score)"
             )
         return float(self.compute(*images))
 
 
 def score(
-    reference: Picture,
-    distorted: Picture,
+    reference: ImageLike,
+    distorted: ImageLike,
     metric: str | os.PathLike = "topiq-fr",
     *,
     checkpoint: str | os.PathLike | None = None,
     device: torch.device | str = "cpu",
     **options,
 ) -> Score:
-    """How good a picture looks beside its reference, as one number that tells its direction and range.
+    """How good an image looks beside its reference, as one number that tells its direction and range.
 
     Args:
-        reference: The undistorted picture: a file, a PIL image, an array `(H, W, 3)` or a tensor `(3, H, W)`, uint8 or
+        reference: The undistorted image: a file, a PIL image, an array `(H, W, 3)` or a tensor `(3, H, W)`, uint8 or
             float in [0, 1]; see `iqa_lib.images.as_image`.
         distorted: The same, of the same size.
         metric: See `load`. The default needs the authors' weights; `"ssim"`, for example, needs nothing.
@@ -156,23 +156,23 @@ def score(
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A picture, or the metric's name, cannot be used; says what came, what is wanted and what to do.
+        ValueError: An image, or the metric's name, cannot be used; says what came, what is wanted and what to do.
         WeightsError: The metric's weights are not here; names the ways out.
     """
     return load(metric, checkpoint=checkpoint, device=device, **options).score(reference, distorted)
 
 
 def prefer(
-    reference: Picture,
-    a: Picture,
-    b: Picture,
+    reference: ImageLike,
+    a: ImageLike,
+    b: ImageLike,
     model: str | os.PathLike = "prfnet",
     *,
     checkpoint: str | os.PathLike | None = None,
     device: torch.device | str = "cpu",
     **options,
 ) -> Score:
-    """Which of two pictures is closer to the reference: the probability that B is.
+    """Which of two images is closer to the reference: the probability that B is.
 
     A triplet network (PRFNet, IQA-TMFM) gives its probability; of any other metric the two scores decide: 1 where B is
     closer, 0 where A is, 0.5 where they tie. Arguments and errors like `score`.
@@ -197,9 +197,9 @@ def load(
         device: Where it computes.
         **options: Of the network's constructor, for a checkpoint of the authors: `vit="b16"`, `preset=...`.
 
-    A run sees a picture through the windows that it was tested with, so a test picture gets the score that stands in
-    the run's `predictions.csv` (but for random windows, drawn anew). The authors' CFANet takes the whole picture; AHIQ
-    and IQA-TMFM take windows of 224 px that cover it evenly, and give their mean.
+    A run sees an image through the crops that it was tested with, so a test image gets the score that stands in
+    the run's `predictions.csv` (but for random crops, drawn anew). The authors' CFANet takes the whole image; AHIQ
+    and IQA-TMFM take crops of 224 px that cover it evenly, and give their mean.
 
     Raises:
         ValueError: An unknown metric, device or option, or a folder that holds no run that can be rebuilt.
@@ -212,13 +212,13 @@ def load(
     if name not in BASELINES and name not in OWN:
         near = "".join(f", did you mean {match}?" for match in get_close_matches(name, [*OWN, *BASELINES], 1))
         raise ValueError(
-            f"metric {metric!r} is unknown{near}; wanted one of {', '.join([*OWN, *BASELINES])}, or a run's folder"
+            f"metric {metric!r} is unknown{near}, expected one of {', '.join([*OWN, *BASELINES])}, or a run's folder"
         )
     if checkpoint is not None and not run_folder(checkpoint).exists():
         raise WeightsError(f"{name}: there is no checkpoint {checkpoint} (looked from {Path.cwd()}): mend the path")
     if options and (name not in AUTHORS or not checkpoint or run_folder(checkpoint).is_dir()):
         raise ValueError(
-            f"{name} came with the options {', '.join(options)}, which only a checkpoint of the authors takes "
+            f"{name}: got the options {', '.join(options)}, which only a checkpoint of the authors takes "
             f"({', '.join(AUTHORS)}): leave them out"
         )
     if name in BASELINES:
@@ -258,7 +258,7 @@ def available() -> pd.DataFrame:
 
 @dataclass
 class Loose:
-    """Pictures of one record in memory: what `Crops` asks of a data set."""
+    """Images of one record in memory: what `Crops` asks of a data set."""
 
     images: Sequence[Tensor]
 
@@ -290,12 +290,12 @@ def _of_authors(name: str, path: Path, device: torch.device | str, options: dict
 
 
 def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None) -> Metric:
-    """The network of a finished run, which sees pictures as the run's own test did."""
+    """The network of a finished run, which sees images as the run's own test did."""
     model, record = load_run(folder)
     kind = "IQATMFM" if isinstance(model, FusedIQATMFM) else type(model).__name__
     name = next((name for name, own in OWN.items() if own == kind), kind)
     if wanted and wanted != name:
-        raise ValueError(f"metric came as {wanted!r}, but {folder} is a run of {name}: give metric={name!r}")
+        raise ValueError(f"metric: got {wanted!r}, but {folder} is a run of {name}: give metric={name!r}")
     given = record["parameters"]
     views = {
         "protocol": given.get("test_crops", "whole"),
@@ -354,7 +354,7 @@ def read_record(folder: Path | str) -> dict:
     file = run_folder(folder) / "run.json"
     if not file.is_file():
         raise ValueError(
-            f"{folder} holds no run.json; wanted the folder of a finished run, outputs/<scale>/<notebook>/<row>/seed<k>"
+            f"{folder} holds no run.json, expected the folder of a finished run, outputs/<scale>/<notebook>/<row>/seed<k>"
         )
     try:
         return json.loads(file.read_text())
@@ -377,7 +377,7 @@ def _of_model(
     raw: bool = False,
     **options,
 ) -> Metric:
-    """A metric out of a network: the mean over the windows that `views` cuts.
+    """A metric out of a network: the mean over the crops that `views` cuts.
 
     Args:
         name: Of the metric.
@@ -386,7 +386,7 @@ def _of_model(
         views: Options of `Crops`.
         metrics: What a `FusedIQATMFM` fuses.
         raw: The network was trained to give 0 or 1 and no logit (IQA-TMFM's MSE row).
-        **options: Of `window_outputs`.
+        **options: Of `crop_outputs`.
     """
     model = model.folded() if isinstance(model, CFANet) else model  # as notebook 06 tests it, and faster
     fused = isinstance(model, FusedIQATMFM)
@@ -396,10 +396,10 @@ def _of_model(
         size, (height, width) = views.get("size", 0), images[0].shape[1:]
         if min(height, width) < size and not views.get("enlarge"):
             raise ValueError(
-                f"{name} looks through windows of {size} px, the pictures came {width}x{height}; wanted sides of "
+                f"{name} looks through crops of {size} px, the images came {width}x{height}, expected sides of "
                 f"at least {size}: enlarge all of them first"
             )
-        outputs = window_outputs(network, Crops(Loose(images), **views), **options)
+        outputs = crop_outputs(network, Crops(Loose(images), **views), **options)
         if not triplets:
             return mean_outputs(outputs).item()
         if not isinstance(network, IQATMFM):
@@ -431,7 +431,7 @@ def _check_device(device: torch.device | str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device came as {str(device)!r}, which is not here ({reason}): give device='cpu'") from error
+        raise ValueError(f"device: got {str(device)!r}, which is not here ({reason}): give device='cpu'") from error
 
 
 def _ways_out(name: str) -> str:
@@ -467,11 +467,11 @@ def _root() -> list[Path]:
         return []
 
 
-# Many pictures
+# Many images
 
 
 def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFrame:
-    """Each picture of one folder beside that of the same name (its ending may differ) in the other.
+    """Each image of one folder beside that of the same name (its ending may differ) in the other.
 
     Args:
         reference: A folder; or one file, the reference of all.
@@ -481,25 +481,25 @@ def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFra
         Columns `reference` and `distorted`, sorted by name.
 
     Raises:
-        ValueError: A picture has no partner, or two have one name; all of them are named.
+        ValueError: An image has no partner, or two have one name; all of them are named.
     """
     reference = Path(reference)
-    found = _pictures(Path(distorted))
+    found = _images(Path(distorted))
     if reference.is_file():
         return pd.DataFrame([(str(reference), str(path)) for path in found.values()], columns=COLUMNS[0])
-    partners = _pictures(reference)
+    partners = _images(reference)
     alone = [str(path) for name, path in found.items() if name not in partners]
     alone += [str(path) for name, path in partners.items() if name not in found]
     if alone:
         raise ValueError(
-            f"{len(alone)} of {len(found) + len(partners)} pictures have no partner of the same name in the other "
+            f"{len(alone)} of {len(found) + len(partners)} images have no partner of the same name in the other "
             f"folder: {_some(alone)}; rename them, or list the pairs in a CSV with columns reference,distorted"
         )
     return pd.DataFrame([(str(partners[name]), str(path)) for name, path in found.items()], columns=COLUMNS[0])
 
 
 def left_out(folder: Path | str) -> list[Path]:
-    """Files of a folder that no reader takes for a picture by their ending; hidden ones do not count."""
+    """Files of a folder that no reader takes for an image by their ending; hidden ones do not count."""
     return sorted(path for path in _files(Path(folder)) if path.suffix.lower() not in _endings())
 
 
@@ -518,7 +518,7 @@ def pairs_of_csv(file: Path | str) -> pd.DataFrame:
     columns = next((columns for columns in COLUMNS if set(columns) <= set(table.columns)), None)
     if columns is None:
         raise ValueError(
-            f"{file} has the columns {', '.join(table.columns)}; wanted reference,distorted, or reference,a,b: rename "
+            f"{file} has the columns {', '.join(table.columns)}, expected reference,distorted, or reference,a,b: rename "
             "them in the first line, and separate them by commas"
         )
     if table.empty:
@@ -538,7 +538,7 @@ def score_table(pairs: pd.DataFrame, metric: Metric) -> Iterator[dict]:
 
     Yields:
         The row with `score`, or `p_b`; `metric`; `better`, its direction; `origin`, who computed it with which weights;
-        and `error`: empty, or why this row has NaN instead of a number. One broken picture does not cost the others.
+        and `error`: empty, or why this row has NaN instead of a number. One broken image does not cost the others.
     """
     columns = [column for column in ("reference", "distorted", "a", "b") if column in pairs]
     ask, result = (metric.prefer, "p_b") if "b" in columns else (metric.score, "score")
@@ -562,17 +562,17 @@ def write_table(rows: Sequence[dict], file: Path | str) -> None:
         table.to_csv(temporary, index=False)
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    """A folder's pictures by name without ending, sorted."""
+def _images(folder: Path) -> dict[str, Path]:
+    """A folder's images by name without ending, sorted."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder (looked from {Path.cwd()}): mend the path")
     files = sorted(path for path in _files(folder) if path.suffix.lower() in _endings())
     if not files:
-        raise ValueError(f"{folder} holds no picture: give a folder with files such as name.png or name.jpg in it")
+        raise ValueError(f"{folder} holds no image: give a folder with files such as name.png or name.jpg in it")
     found = {path.stem: path for path in files}
     if len(found) < len(files):
         twice = [str(path) for path in files if found[path.stem] != path]
-        raise ValueError(f"{folder} holds two pictures of one name: {_some(twice)}; move one, or list pairs in a CSV")
+        raise ValueError(f"{folder} holds two images of one name: {_some(twice)}; move one, or list pairs in a CSV")
     return found
 
 

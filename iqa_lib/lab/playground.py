@@ -1,4 +1,4 @@
-"""Pictures to play with in JupyterLab: choose one, spoil it, and watch what metrics and a network make of it.
+"""Images to play with in JupyterLab: choose one, spoil it, and watch what metrics and a network make of it.
 
 Each view is a widget (`explore`, `compare`, `browse`) and, from the same functions, a still for fixed settings
 (`pair`, `choice`, `run_tables`), so that a page on which no widget runs shows the same.
@@ -20,12 +20,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from iqa_lib import plots, scoring
+from iqa_lib import plots
 from iqa_lib.baselines import ms_ssim_maps, preference
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.files import repo_root
 from iqa_lib.images import decoding, from_pil
+from iqa_lib.lab import scoring
 from iqa_lib.models import CFANet
 from iqa_lib.training import to_device
 
@@ -51,68 +52,65 @@ class Playground:
     Args:
         run: The run's folder: `outputs/<scale>/<notebook>/<row>/seed<k>`.
         metrics: Names of baselines for the score board.
-        others: Folders of further runs, triplet networks too, that are asked which of two pictures they prefer.
+        others: Folders of further runs, triplet networks too, that are asked which of two images they prefer.
         scenes: Number of dead-leaves scenes among the references.
 
     Attributes:
-        pictures: References by name, uint8 `(H, W, 3)`; `add` adds to them.
+        images: References by name, uint8 `(H, W, 3)`; `add` adds to them.
 
     Raises:
-        ValueError: The run's network compares two pictures and has no score for one, or cannot be rebuilt.
+        ValueError: The run's network compares two images and has no score for one, or cannot be rebuilt.
     """
 
     def __init__(
         self, run: Path | str, *, metrics: Sequence[str] = ("psnr", "ssim"), others: Sequence = (), scenes: int = 4
     ):
         self.network, record = scoring.load_run(run)
-        self._name = (
-            type(self.network).__name__ + (" (demo run)" if scoring.is_demo(record) else "") + ", whole picture"
-        )
+        self._name = type(self.network).__name__ + (" (demo run)" if scoring.is_demo(record) else "") + ", whole image"
         if not hasattr(self.network, "higher_is_better"):
-            raise ValueError(f"{run} is of a triplet network, which has no score for one picture: name it in `others`")
+            raise ValueError(f"{run} is of a triplet network, which has no score for one image: name it in `others`")
         self.metrics = [scoring.load(name) for name in metrics]
         self.others = [scoring.load(folder) for folder in others]
         sources = references("", scenes)
-        self.pictures = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
+        self.images = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
         self._spoilt = lru_cache(maxsize=32)(self._spoil)
         self._features = lru_cache(maxsize=4)(self._extract)
         self._seen = lru_cache(maxsize=32)(self._look)
 
-    def add(self, name: str, picture: Image.Image) -> str:
-        """Take a picture among the references, cut to 512x384 (or 384x512), for which the levels are made.
+    def add(self, name: str, image: Image.Image) -> str:
+        """Take an image among the references, cut to 512x384 (or 384x512), for which the levels are made.
 
         Raises:
             ValueError: It cannot be decoded, or would be misread; see `iqa_lib.images.read_image`.
         """
-        pixels = from_pil(picture, name, srgb=True).permute(1, 2, 0).numpy()
+        pixels = from_pil(image, name, srgb=True).permute(1, 2, 0).numpy()
         size = SIZE if pixels.shape[1] >= pixels.shape[0] else SIZE[::-1]
-        self.pictures[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
+        self.images[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
         for kept in (self._spoilt, self._features, self._seen):
             kept.cache_clear()
         return name
 
     def distorted(self, reference: str, setting: Setting) -> np.ndarray:
         """A reference under a distortion; random ones meet the same places at every level."""
-        return self.pictures[reference] if setting[1] == 0 else self._spoilt(reference, setting)
+        return self.images[reference] if setting[1] == 0 else self._spoilt(reference, setting)
 
     def _spoil(self, reference: str, setting: Setting) -> np.ndarray:
         kind, level = setting
-        return distort(self.pictures[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
+        return distort(self.images[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
 
-    def _images(self, *pictures: np.ndarray) -> list[Tensor]:
+    def _tensors(self, *images: np.ndarray) -> list[Tensor]:
         device = next(self.network.parameters()).device
-        return to_device([torch.tensor(picture).permute(2, 0, 1)[None] for picture in pictures], device)
+        return to_device([torch.tensor(image).permute(2, 0, 1)[None] for image in images], device)
 
     @torch.inference_mode()
     def _extract(self, reference: str) -> list[Tensor]:
-        return self.network.extract(*self._images(self.pictures[reference]))
+        return self.network.extract(*self._tensors(self.images[reference]))
 
     @torch.inference_mode()
     def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict]:
-        """Every score of a distorted picture, the network's as the last; and its maps as `plots.places` takes them."""
-        pictures = self.pictures[reference], self.distorted(reference, setting)
-        images = self._images(*pictures)
-        given = images
+        """Every score of a distorted image, the network's as the last; and its maps as `plots.places` takes them."""
+        pixels = self.images[reference], self.distorted(reference, setting)
+        given = images = self._tensors(*pixels)
         if (
             isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn"
         ):  # maps out of features alone
@@ -123,83 +121,83 @@ class Playground:
             "difference": (difference, "of 255 (0: as the reference)", (0.0, 64.0)),
             "likeness, MS-SSIM's finest scale": (ms_ssim_maps(*images)[0][0, 0], "1: as the reference", (0.0, 1.0)),
         }
-        scores = {metric.name: float(metric.score(*pictures)) for metric in self.metrics}
+        scores = {metric.name: float(metric.score(*pixels)) for metric in self.metrics}
         return scores | {self._name: score.item()}, named | dict(spatial(maps))
 
     def _judges(self) -> dict[str, object]:
         """Who gives a score, by name: what knows its direction."""
         return {metric.name: metric for metric in self.metrics} | {self._name: self.network}
 
-    # One picture
+    # One image
 
     def pair(self, reference: str, setting: Setting) -> tuple[Figure, pd.DataFrame]:
-        """A distorted picture with its quality and attention maps, and the score board of all metrics."""
+        """A distorted image with its quality and attention maps, and the score board of all metrics."""
         scores, maps = self._seen(reference, setting)
-        pictures = self.pictures[reference], self.distorted(reference, setting)
+        images = self.images[reference], self.distorted(reference, setting)
         titles = f"reference: {reference}", f"distorted: {_named(setting)}"
-        figure = plots.places(dict(zip(titles, pictures, strict=True)), maps)
+        figure = plots.places(dict(zip(titles, images, strict=True)), maps)
         bounds = [f"{metric.low:g} to {metric.high:g}" for metric in self.metrics] + ["no bounds"]
         better = ["higher" if judge.higher_is_better else "lower" for judge in self._judges().values()]
         board = pd.DataFrame({"metric": list(scores), "score": scores.values(), "better": better, "range": bounds})
         return figure, board.set_index("metric")
 
     def explore(self) -> widgets.Widget:
-        """Sliders for reference, distortion and level; picture, maps and score board follow."""
+        """Sliders for reference, distortion and level; image, maps and score board follow."""
         reference, kind, level = self._reference("coffee"), _kind("JPEG"), _level(4)
-        upload = widgets.FileUpload(accept="image/*", description="your own", tooltip="a picture of your own")
-        picture, board, status = _picture(), widgets.HTML(), widgets.HTML()
+        upload = widgets.FileUpload(accept="image/*", description="your own", tooltip="an image of your own")
+        image, board, status = _image(), widgets.HTML(), widgets.HTML()
 
         def draw() -> None:
             figure, table = self.pair(reference.value, (kind.value, level.value))
-            picture.value, board.value = _png(figure), _table(table)
+            image.value, board.value = _png(figure), _table(table)
 
         def take(change: dict) -> None:
             for file in change["new"]:
                 with decoding(file["name"]):
                     opened = Image.open(io.BytesIO(file["content"]))
                 name = self.add(file["name"], opened)
-                reference.options, reference.value = list(self.pictures), name
+                reference.options, reference.value = list(self.images), name
 
         _follow(draw, status, reference, kind, level)
         upload.observe(_reporting(take, status), "value")
         controls = widgets.HBox([reference, upload])
-        return widgets.VBox([controls, kind, level, status, picture, board])
+        return widgets.VBox([controls, kind, level, status, image, board])
 
-    # Two pictures
+    # Two images
 
     def choice(self, reference: str, a: Setting, b: Setting) -> tuple[Figure, pd.DataFrame]:
-        """Two distorted pictures of one reference, and which of them each metric and network holds closer to it."""
-        original = self.pictures[reference]
-        pictures = [self.distorted(reference, setting) for setting in (a, b)]
+        """Two distorted images of one reference, and which of them each metric and network holds closer to it."""
+        original = self.images[reference]
+        images = [self.distorted(reference, setting) for setting in (a, b)]
         titles = f"reference: {reference}", f"A: {_named(a)}", f"B: {_named(b)}"
-        figure = plots.places(dict(zip(titles, (original, *pictures), strict=True)))
+        figure = plots.places(dict(zip(titles, (original, *images), strict=True)))
         scores = [self._seen(reference, setting)[0] for setting in (a, b)]
         rows = [
             (name, scores[0][name], scores[1][name], float(preference(judge, scores[0][name], scores[1][name])))
             for name, judge in self._judges().items()
         ]
-        rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *pictures))) for other in self.others]
+        rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *images))) for other in self.others]
         table = pd.DataFrame(rows, columns=["metric", "score of A", "score of B", "P(B closer)"]).set_index("metric")
         chosen = np.sign(table["P(B closer)"] - 0.5).map({-1: "A", 0: "neither", 1: "B"})
         return figure, table.assign(prefers=chosen)
 
     def compare(self) -> widgets.Widget:
-        """Sliders for two distorted pictures of a reference; each metric's and network's preference follows."""
+        """Sliders for two distorted images of a reference; each metric's and network's preference follows."""
         reference = self._reference("coffee")
         sliders = [_kind("JPEG", "A"), _level(4), _kind("Gaussian blur", "B"), _level(3)]
-        picture, board, status = _picture(), widgets.HTML(), widgets.HTML()
+        image, board, status = _image(), widgets.HTML(), widgets.HTML()
 
         def draw() -> None:
             kind_a, level_a, kind_b, level_b = (slider.value for slider in sliders)
             figure, table = self.choice(reference.value, (kind_a, level_a), (kind_b, level_b))
-            picture.value, board.value = _png(figure), _table(table)
+            image.value, board.value = _png(figure), _table(table)
 
         _follow(draw, status, reference, *sliders)
         rows = [widgets.HBox(sliders[:2]), widgets.HBox(sliders[2:])]
-        return widgets.VBox([reference, *rows, status, picture, board])
+        return widgets.VBox([reference, *rows, status, image, board])
 
     def _reference(self, name: str) -> widgets.Dropdown:
-        return widgets.Dropdown(options=list(self.pictures), value=name, description="reference")
+        return widgets.Dropdown(options=list(self.images), value=name, description="reference")
 
 
 def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]]:
@@ -251,7 +249,7 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
     if not runs:
         return widgets.HTML("No finished run in outputs/ yet: execute a notebook, or <code>make reproduce</code>.")
     run = widgets.Dropdown(options=runs, description="run", layout=widgets.Layout(width="480px"))
-    drawn, picture = widgets.Dropdown(description="figure"), widgets.Image(format="png")
+    drawn, image = widgets.Dropdown(description="figure"), widgets.Image(format="png")
     metrics, worst, status = widgets.HTML(), widgets.HTML(), widgets.HTML()
 
     def open_run() -> None:
@@ -262,11 +260,11 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
         drawn.value = files.get("worst_mistakes", next(iter(files.values()), None))
 
     def show() -> None:
-        picture.value = drawn.value.read_bytes() if drawn.value else b""
+        image.value = drawn.value.read_bytes() if drawn.value else b""
 
     drawn.observe(_reporting(lambda _: show(), status), "value")
     _follow(open_run, status, run)
-    return widgets.VBox([run, status, metrics, drawn, picture, worst])
+    return widgets.VBox([run, status, metrics, drawn, image, worst])
 
 
 # Widgets
@@ -283,7 +281,7 @@ def _level(value: int) -> widgets.IntSlider:
     return widgets.IntSlider(value, 0, 5, description="level", continuous_update=False)
 
 
-def _picture() -> widgets.Image:
+def _image() -> widgets.Image:
     return widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
 
 

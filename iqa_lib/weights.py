@@ -2,12 +2,34 @@
 
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from iqa_lib.backbones import WeightsError
+
+class WeightsError(RuntimeError):
+    """Pretrained weights are not to be had; the message names the ways out."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network's weights are: for the run record, and beside every number made with them.
+
+    `source` is `hub`, `packaged`, `file` or `random`; `file` the file's name; `sha256` its hash (empty for random).
+    """
+
+    network: str
+    source: str
+    file: str = ""
+    sha256: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.network}, {self.source}" + (f" ({self.file}, sha256 {self.sha256[:12]})" if self.file else "")
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
 
 
 def read_checkpoint(path: Path | str, key: str) -> dict[str, Tensor]:
@@ -49,7 +71,7 @@ def read_content(path: Path | str, key: str) -> dict:
     except Exception as error:  # a damaged file fails in ways of its own
         raise WeightsError(f"{path} cannot be read ({error}): download or copy the file again") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}; wanted a dict with {key!r}, or a state dict")
+        raise WeightsError(f"{path} holds a {type(content).__name__}, expected a dict with {key!r}, or a state dict")
     return content
 
 
@@ -66,7 +88,7 @@ def load_complete(
     problems = [f"lacks {key}" for key in wanted if key not in state]
     problems += [f"has {key}, which this network has not" for key in state if key not in own]
     problems += [
-        f"has {key} {tuple(state[key].shape)}, wanted {tuple(tensor.shape)}"
+        f"has {key} {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
         for key, tensor in own.items()
         if key in state and state[key].shape != tensor.shape
     ]

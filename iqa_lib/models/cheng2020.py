@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iqa_lib.backbones import Weights, WeightsError
-from iqa_lib.checkpoints import load_complete, read_checkpoint
 from iqa_lib.files import sha256
+from iqa_lib.weights import Weights, WeightsError, load_complete, read_checkpoint
 
 WIDTHS = {1: 128, 2: 128, 3: 128, 4: 192, 5: 192, 6: 192}
 """Channels for each quality: the higher, the more bits the codec spends."""
@@ -125,7 +124,7 @@ class Cheng2020Anchor(nn.Module):
     def __init__(self, *, quality: int = 6, weights: str | Path = "auto"):
         super().__init__()
         if quality not in WIDTHS:
-            raise ValueError(f"quality came as {quality!r}; wanted one of {', '.join(map(str, WIDTHS))}")
+            raise ValueError(f"quality: got {quality!r}, expected one of {', '.join(map(str, WIDTHS))}")
         file, self.weights = find_weights(quality, weights)
         width = WIDTHS[quality]
         self.channels = (width, width)
@@ -172,7 +171,7 @@ def find_weights(quality: int, weights: str | Path = "auto") -> tuple[Path | Non
     on_hub = weights in ("auto", "hub")
     file = _hub_file(quality) if on_hub else Path(weights)
     if not file.is_file():
-        raise WeightsError(f"weights came as {str(weights)!r}, which is no file; wanted auto, hub, random or a path")
+        raise WeightsError(f"weights: got {str(weights)!r}, which is no file, expected auto, hub, random or a path")
     return file, Weights(network, "hub" if on_hub else "file", file.name, sha256(file))
 
 

@@ -1,4 +1,4 @@
-"""`python -m iqa_lib.execute NOTEBOOK OUTPUT PARAMETERS.yaml ...`: one run of a notebook, by papermill.
+"""`python -m iqa_lib.lab.execute NOTEBOOK OUTPUT PARAMETERS.yaml ...`: one run of a notebook, by papermill.
 
 Stricter than papermill is: an unknown parameter or one of the wrong type ends it before it begins. Imports no network
 library, so that a row starts at once.
@@ -19,7 +19,7 @@ import papermill
 from filelock import FileLock, Timeout
 
 from iqa_lib.files import atomic, cache_dir, repo_root
-from iqa_lib.parameters import ParameterError, read_parameters, validate
+from iqa_lib.lab.parameters import ParameterError, read_parameters, validate
 
 
 def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
@@ -37,7 +37,7 @@ def execute(notebook: str, output: Path | str, parameters: Mapping[str, object])
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m iqa_lib.execute", description="Execute a notebook with parameter files."
+        prog="python -m iqa_lib.lab.execute", description="Execute a notebook with parameter files."
     )
     parser.add_argument("notebook", help="name without ending, such as 03_prfnet")
     parser.add_argument("output", help="the executed notebook to write")

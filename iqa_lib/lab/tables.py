@@ -1,6 +1,6 @@
 """From run records to the papers' tables: the paper's value beside ours, as Markdown, CSV, HTML and a forest plot.
 
-`python -m iqa_lib.tables SCALE TABLE ...` writes `outputs/<scale>/tables/<table>.md`, `.csv`, `.html` and `.png`.
+`python -m iqa_lib.lab.tables SCALE TABLE ...` writes `outputs/<scale>/tables/<table>.md`, `.csv`, `.html` and `.png`.
 """
 
 import argparse
@@ -28,10 +28,10 @@ RUN = ["run", "tested on", "weights", "seeds", "minutes", "memory in GB", "devic
 
 DEMO_WARNING = (
     "**What stands under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or "
-    "windows, minutes of training. They show that the row runs, and say nothing about the paper's numbers."
+    "crops, minutes of training. They show that the row runs, and say nothing about the paper's numbers."
 )
 DIFFERENCES = (
-    "Each row less *{full}*. Ours: the same pictures, paired bootstrap over references, 95 %. Paper: the numbers' "
+    "Each row less *{full}*. Ours: the same images, paired bootstrap over references, 95 %. Paper: the numbers' "
     "difference, and the half-width of its 95 % interval if both were independent samples of their n rows "
     "(`iqa_lib.metrics.difference_noise`): what is smaller cannot be told from sampling noise without the predictions."
 )
@@ -66,7 +66,7 @@ def comparison(table: dict, scale: str) -> pd.DataFrame:
 def differences(table: dict, scale: str) -> pd.DataFrame:
     """Each row less the table's full model (`full:`), one line a cell where the paper or ours tells it.
 
-    Ours is paired: the same pictures, the same references drawn in each resample, seed by seed. `paper_noise` is
+    Ours is paired: the same images, the same references drawn in each resample, seed by seed. `paper_noise` is
     `iqa_lib.metrics.difference_noise` at the column's `n`.
     """
     lines, rows = [], {row["label"]: row for row in table["rows"]}
@@ -245,7 +245,7 @@ def _over_seeds(estimates: Sequence[dict]) -> dict:
 
 
 def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
-    """A row's number less the full model's on the same pictures, one a seed that both have."""
+    """A row's number less the full model's on the same images, one a seed that both have."""
     if "run" not in row or "data" not in column:
         return []
     both = [{r["parameters"]["seed"]: r for r in records(scale, one["run"])} for one in (row, full)]
@@ -254,12 +254,12 @@ def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
         estimates = [
             _recomputed(one, by_seed[seed], column, scale) for one, by_seed in zip((row, full), both, strict=True)
         ]
-        if None not in estimates and _same_pictures(both[0][seed], both[1][seed], column):
+        if None not in estimates and _same_images(both[0][seed], both[1][seed], column):
             found.append(paired_difference(*estimates).as_dict())
     return found
 
 
-def _same_pictures(first: dict, second: dict, column: dict) -> bool:
+def _same_images(first: dict, second: dict, column: dict) -> bool:
     side = column.get("side", "test")
     return first["data"][side]["fingerprint"] == second["data"][side]["fingerprint"]
 
@@ -397,7 +397,7 @@ def _html(parts: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m iqa_lib.tables", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.tables", description=__doc__.splitlines()[0])
     parser.add_argument("scale", help="folder in outputs/, such as demo")
     parser.add_argument("tables", nargs="*", help="names in params/tables.yaml; all if none is given")
     arguments = parser.parse_args()

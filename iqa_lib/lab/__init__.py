@@ -1,0 +1,1 @@
+"""What runs experiments: the only part that knows `outputs/`, `params/` and `notebooks/`."""
