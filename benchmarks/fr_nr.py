@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from iqa_lib.devices import best_device
 from iqa_lib.losses import mse
 from iqa_lib.models import FRNR
-from iqa_lib.training import Task, best_device, fit
+from iqa_lib.training import Task, fit
 
 
 class Rows(Dataset):

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iqa_lib.devices import best_device
 from iqa_lib.losses import preference_bce
 from iqa_lib.models import IQATMFM
 from iqa_lib.models.iqa_tmfm import Attention, FeedForward, ScaleTransformer
-from iqa_lib.training import best_device, peak_memory
+from iqa_lib.training import peak_memory
 
 PRECISIONS = ("fp32", "bf16")
 

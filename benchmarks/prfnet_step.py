@@ -10,9 +10,10 @@ import time
 
 import torch
 
+from iqa_lib.devices import best_device
 from iqa_lib.losses import preference_bce
 from iqa_lib.models import PRFNet
-from iqa_lib.training import best_device, peak_memory
+from iqa_lib.training import peak_memory
 
 
 def seconds_a_step(model, inputs, precision: str, repeats: int) -> float:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from iqa_lib.devices import best_device
 from iqa_lib.models.topiq import CFANet
-from iqa_lib.training import best_device, peak_memory
+from iqa_lib.training import peak_memory
 
 SIDE = 2048
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
@@ -17,10 +16,14 @@ from torch import Tensor, nn
 from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, preference
 from iqa_lib.data.base import IQADataset, Pair, Triplet
+from iqa_lib.devices import to_device
 from iqa_lib.files import atomic, cache_dir, file_key, sha256
 from iqa_lib.metrics import (
+    AGREEMENT,
     Calibration,
     Estimate,
+    agreement,
+    agreements,
     calibration,
     krocc,
     logistic_fit,
@@ -30,10 +33,10 @@ from iqa_lib.metrics import (
     two_afc_accuracy,
 )
 from iqa_lib.progress import progress
-from iqa_lib.training import to_device
 from iqa_lib.views import Crops, FixedFeatures
 
 __all__ = [
+    "AGREEMENT",
     "Calibration",
     "Estimate",
     "agreement",
@@ -57,15 +60,6 @@ __all__ = [
 ]
 
 AVERAGES = ("probability", "logit")
-AGREEMENT = {
-    "srocc": srocc,
-    "plcc": plcc,
-    "plcc4": partial(plcc, fit="logistic4"),
-    "krocc": krocc,
-    "rmse": partial(rmse, fit="logistic4"),
-}
-"""How well predictions of pairs agree with people's scores: rank correlations, PLCC as it is, and PLCC and RMSE after a
-logistic of 4 parameters."""
 
 
 @torch.inference_mode()
@@ -237,27 +231,6 @@ def _kept_scores(
 
 def _distorted(dataset: IQADataset, index: int) -> Sequence[Path]:
     return dataset.records[index].images[1:]
-
-
-def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sign: int = 1) -> dict[str, Estimate]:
-    """Those of `AGREEMENT` that are defined for a table; a fit that does not converge, say, is printed and left out.
-
-    Of a table of triplets the one there is, `accuracy`, by the rule of BAPPS that a tie gets half.
-    """
-    if {"a", "b"} <= set(table):
-        return {"accuracy": two_afc_accuracy(table.prediction, table.target, table.reference_id, ties="half")}
-    found = {}
-    for name in names:
-        try:
-            found[name] = agreement(table, name, sign)
-        except (ValueError, RuntimeError) as error:
-            print(f"{name}: no value: {error}")
-    return found
-
-
-def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
-    """One of `AGREEMENT` from a table of predictions of pairs; `sign` is -1 where a lower prediction is better."""
-    return AGREEMENT[name](sign * table.prediction.to_numpy(), table.target.tolist(), table.reference_id.tolist())
 
 
 def most_disputed(table: pd.DataFrame, sign: int = 1) -> tuple[int, int]:

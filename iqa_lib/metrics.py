@@ -11,9 +11,11 @@ and correlations of constant values.
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -202,6 +204,38 @@ def two_afc_accuracy(
     if ties == "half":
         agreement[p_b == 0.5] = 0.5
     return _estimate(_reference_mean(agreement, groups), groups, resamples, seed)
+
+
+AGREEMENT = {
+    "srocc": srocc,
+    "plcc": plcc,
+    "plcc4": partial(plcc, fit="logistic4"),
+    "krocc": krocc,
+    "rmse": partial(rmse, fit="logistic4"),
+}
+"""How well predictions of pairs agree with people's scores: rank correlations, PLCC as it is, and PLCC and RMSE after a
+logistic of 4 parameters."""
+
+
+def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sign: int = 1) -> dict[str, Estimate]:
+    """Those of `AGREEMENT` that are defined for a table; a fit that does not converge, say, is printed and left out.
+
+    Of a table of triplets the one there is, `accuracy`, by the rule of BAPPS that a tie gets half.
+    """
+    if {"a", "b"} <= set(table):
+        return {"accuracy": two_afc_accuracy(table.prediction, table.target, table.reference_id, ties="half")}
+    found = {}
+    for name in names:
+        try:
+            found[name] = agreement(table, name, sign)
+        except (ValueError, RuntimeError) as error:
+            print(f"{name}: no value: {error}")
+    return found
+
+
+def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
+    """One of `AGREEMENT` from a table of predictions of pairs; `sign` is -1 where a lower prediction is better."""
+    return AGREEMENT[name](sign * table.prediction.to_numpy(), table.target.tolist(), table.reference_id.tolist())
 
 
 def paired_difference(first: Estimate, second: Estimate) -> Estimate:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import re
 import resource
 import sys
 import time
@@ -19,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from iqa_lib.checks import check_at_least, check_choice
+from iqa_lib.devices import resolved_precision, to_device
 from iqa_lib.files import atomic
 from iqa_lib.progress import progress
 
@@ -104,10 +104,11 @@ def fit(
         ValueError: An argument out of its range, or a data set smaller than one batch.
         FloatingPointError: The loss is not finite.
     """
-    _check(OPTIMIZERS, optimizer=optimizer)
-    _check(SCHEDULES, schedule=schedule)
-    _check(PRECISIONS, precision=precision)
-    _positive(
+    check_choice(OPTIMIZERS, optimizer=optimizer)
+    check_choice(SCHEDULES, schedule=schedule)
+    check_choice(PRECISIONS, precision=precision)
+    check_at_least(
+        1,
         epochs=epochs,
         batch_size=batch_size,
         schedule_epochs=schedule_epochs,
@@ -196,34 +197,6 @@ def fit(
         _finish(folder, model, result)
     accelerator.wait_for_everyone()
     return result
-
-
-def best_device() -> torch.device:
-    """The GPU of this process, else the CPU, as Accelerate sees it."""
-    return Accelerator(mixed_precision="no").device
-
-
-def resolved_precision(precision: str, device: torch.device | None = None) -> str:
-    """`"auto"` as bf16 on a device that computes it natively, else as fp32; another precision as it is.
-
-    Emulated, as on a CPU without bf16 instructions, bf16 takes ten times as long as fp32.
-    """
-    if precision != "auto":
-        return precision
-    return "bf16" if _has_native_bf16(device or best_device()) else "fp32"
-
-
-def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    vectors = torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "SVE"))
-    allowed = any(name in limit for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX"))
-    return device.type == "cpu" and vectors and allowed and _cpu_lists_bf16()
-
-
-def _cpu_lists_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    return cpuinfo.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text()) is not None
 
 
 def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per_epoch: int = 1) -> float:
@@ -316,32 +289,12 @@ def _improves(values: list[float], kept: list[float] | None) -> bool:
     return kept is None or any(value < before for value, before in zip(values, kept, strict=True))
 
 
-def to_device(item: Tensor | list, device: torch.device) -> Tensor | list:
-    """Tensors and lists of them onto the device; 8-bit images become floats in [0, 1] there."""
-    if not isinstance(item, Tensor):
-        return [to_device(part, device) for part in item]
-    item = item.to(device, non_blocking=True)
-    return item.float() / 255 if item.dtype == torch.uint8 else item
-
-
 def _optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     return kind(parameters, lr=lr, weight_decay=weight_decay)
-
-
-def _check(wanted: tuple[str, ...], **option: str) -> None:
-    for name, value in option.items():
-        if value not in wanted:
-            raise ValueError(f"{name}: got {value!r}, expected one of {wanted}")
-
-
-def _positive(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name}: got {value}, expected at least 1")
 
 
 def _save(folder: Path, model: nn.Module, updater: torch.optim.Optimizer, history: list[dict], seconds: float) -> None:

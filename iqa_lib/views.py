@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from iqa_lib.data.base import IQADataset
+from iqa_lib.devices import best_device, to_device
 from iqa_lib.files import atomic, cache_dir, file_key, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
-from iqa_lib.training import best_device, to_device
 
 PROTOCOLS = ("whole", "grid", "corners", "random")
 FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}

@@ -1,6 +1,7 @@
 """Checkpoints that the papers' authors released or would save: read safely, loaded whole or not at all."""
 
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,6 +74,14 @@ def read_content(path: Path | str, key: str) -> dict:
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, expected a dict with {key!r}, or a state dict")
     return content
+
+
+def renamed(state: Mapping[str, Tensor], patterns: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """A state dict under other names: each pattern in turn is replaced in every name, as by `re.sub`."""
+    names = {key: key for key in state}
+    for pattern, replacement in patterns:
+        names = {key: re.sub(pattern, replacement, name) for key, name in names.items()}
+    return {name: state[key] for key, name in names.items()}
 
 
 def load_complete(

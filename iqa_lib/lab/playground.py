@@ -24,11 +24,11 @@ from iqa_lib import plots
 from iqa_lib.baselines import ms_ssim_maps, preference
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
+from iqa_lib.devices import to_device
 from iqa_lib.files import repo_root
 from iqa_lib.images import decoding, from_pil
 from iqa_lib.lab import scoring
 from iqa_lib.models import CFANet
-from iqa_lib.training import to_device
 
 # Every figure leaves cycles; to look for them among all that was imported too takes half a second, now and then.
 gc.freeze()

@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
+from iqa_lib.devices import resolved_precision
 from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.lab.parameters import ParameterError as ParameterError
 from iqa_lib.lab.parameters import declared, validate
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
-from iqa_lib.training import Fit, Task, fit, peak_memory, resolved_precision, save_weights
+from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
 from iqa_lib.weights import Weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")

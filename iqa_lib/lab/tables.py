@@ -18,9 +18,8 @@ from scipy.stats import t as student
 
 from iqa_lib import data, plots
 from iqa_lib.baselines import BASELINES, REPORTED
-from iqa_lib.evaluation import AGREEMENT, agreement
 from iqa_lib.files import atomic, repo_root
-from iqa_lib.metrics import Estimate, difference_noise, paired_difference, two_afc_accuracy
+from iqa_lib.metrics import AGREEMENT, Estimate, agreement, difference_noise, paired_difference, two_afc_accuracy
 
 CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
 DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "spread", "seeds"]

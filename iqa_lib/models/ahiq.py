@@ -45,6 +45,7 @@ from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
 from iqa_lib.backbones import PACKAGED, Backbone
+from iqa_lib.checks import check_choice
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
@@ -384,13 +385,13 @@ class AHIQ(nn.Module):
         super().__init__()
         if not width >= 1 / 64:
             raise ValueError(f"width: got {width}, expected at least 1/64 of the paper's")
-        _check(tuple(PRESETS), preset=preset)
-        _check(tuple(CNNS), cnn=cnn)
-        _check(tuple(VITS), vit=vit)
-        _check(FUSIONS, fusion=fusion)
-        _check(POOLINGS, pooling=pooling)
+        check_choice(tuple(PRESETS), preset=preset)
+        check_choice(tuple(CNNS), cnn=cnn)
+        check_choice(tuple(VITS), vit=vit)
+        check_choice(FUSIONS, fusion=fusion)
+        check_choice(POOLINGS, pooling=pooling)
         resnet152_blocks = resnet152_blocks or PRESETS[preset]["resnet152_blocks"]
-        _check(("layer1", "layer2"), resnet152_blocks=resnet152_blocks)
+        check_choice(("layer1", "layer2"), resnet152_blocks=resnet152_blocks)
         cut = RESNET152_LAYER2 if (cnn, resnet152_blocks) == ("resnet152", "layer2") else CNNS[cnn]
         network, self.patch = VITS[vit]
         self.backbone = Backbones()
@@ -483,12 +484,6 @@ class AHIQ(nn.Module):
             offsets = self.deform_net.offsets(vit.chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
         both = None if offsets is None else torch.cat([offsets, offsets])
         return torch.cat([vit, self.deform_net(cnn, both)], dim=1), offsets
-
-
-def _check(wanted: tuple[str, ...], **option: str) -> None:
-    for name, value in option.items():
-        if value not in wanted:
-            raise ValueError(f"{name}: got {value!r}, expected one of {wanted}")
 
 
 def _flat(content: dict, path: Path | str) -> dict[str, Tensor]:

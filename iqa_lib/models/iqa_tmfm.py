@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone, taps_at
+from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
 from iqa_lib.models.cheng2020 import Cheng2020Anchor
 from iqa_lib.models.rebuild import keeps_options
@@ -235,9 +236,9 @@ class IQATMFM(nn.Module):
     ):
         super().__init__()
         decoder_mask = decoder_mask or ("causal" if preset == "official_code" else "none")
-        _check(PRESETS, preset=preset)
-        _check(RESIDUALS, residual=residual)
-        _check(DECODER_MASKS, decoder_mask=decoder_mask)
+        check_choice(PRESETS, preset=preset)
+        check_choice(RESIDUALS, residual=residual)
+        check_choice(DECODER_MASKS, decoder_mask=decoder_mask)
         if crop < 16 or crop % 16:
             raise ValueError(f"crop: got {crop}, expected a multiple of 16: the deepest map has stride 16")
         self.crop = crop
@@ -338,7 +339,7 @@ class MetricFusion(nn.Module):
 
     def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (192, 64, 64, 32, 16, 8, 4), activation: str = "relu"):
         super().__init__()
-        _check(ACTIVATIONS, activation=activation)
+        check_choice(ACTIVATIONS, activation=activation)
         widths = inputs, *hidden
         layers = []
         for before, after in pairwise(widths):
@@ -382,7 +383,7 @@ class FusedIQATMFM(nn.Module):
         freeze_network: bool = False,
     ):
         super().__init__()
-        _check(METRIC_INPUTS, metric_input=metric_input)
+        check_choice(METRIC_INPUTS, metric_input=metric_input)
         self.network, self.metric_input = network, metric_input
         self.fusion = MetricFusion(1 + metrics * (2 if metric_input == "pair" else 1), activation=activation)
         self.freeze_network = freeze_network
@@ -453,9 +454,3 @@ def _own_key(key: str) -> str:
     for pattern, name in _AUTHOR_KEYS:
         key = re.sub(pattern, name, key)
     return key
-
-
-def _check(wanted: tuple[str, ...], **option: str) -> None:
-    for name, value in option.items():
-        if value not in wanted:
-            raise ValueError(f"{name}: got {value!r}, expected one of {wanted}")
