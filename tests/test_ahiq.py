@@ -766,7 +766,7 @@ def test_unknown_options_are_errors(options, error, message):
         (pair(1, 40, 64), r"came 40x64, expected sides that are multiples of 16, the ViT's patch: crop or enlarge"),
         (pair(1, 64, 40), "came 64x40, expected sides that are multiples of 16"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
-        ([255 * image for image in pair(1)], r"wanted \[0, 1\]"),
+        ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
     ],
 )
 def test_wrong_images_are_errors(packaged, images, message):
@@ -790,7 +790,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(checkpoint, tmp_path):
 
     with pytest.raises(WeightsError, match=r"epoch_33\.pth does not fit AHIQ: it has deform_net\.conv_offset\.we"):
         load(checkpoint, fusion="concat")
-    with pytest.raises(WeightsError, match=r"epoch_33\.pth .*deform\.weight \(768, 768, 3, 3\), wanted \(768, 176"):
+    with pytest.raises(WeightsError, match=r"epoch_33\.pth .*deform\.weight \(768, 768, 3, 3\), expected \(768, 176"):
         load(checkpoint, cnn="packaged")
     with pytest.raises(WeightsError, match=r"none\.pth: there is no such file"):
         load(tmp_path / "none.pth")

@@ -144,7 +144,7 @@ def test_values_a_rounding_error_outside_the_range_are_clamped(photo):
         (lambda x: x[0], r"\(B, 3, H, W\)"),
         (lambda x: x.mean(1, keepdim=True), "convert to RGB"),
         (lambda x: (x * 255).to(torch.uint8), "divide 8-bit values by 255"),
-        (lambda x: x * 255, r"wanted \[0, 1\]"),
+        (lambda x: x * 255, r"expected \[0, 1\]"),
         (lambda x: x * float("nan"), "no NaN"),
         (lambda x: x[:, :, 1:], "one shape"),
     ],
@@ -292,7 +292,7 @@ def test_lpips_maps_pool_to_the_score(net, layers, photo, random_lpips):
 def test_maps_check_their_images(photo, random_lpips):
     with pytest.raises(ValueError, match="at least 161"):
         ms_ssim_maps(photo[:, :, :100], photo[:, :, :100])
-    with pytest.raises(ValueError, match=r"wanted \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"expected \[0, 1\]"):
         lpips_maps(random_lpips("alex")[1], photo, photo * 255)
 
 

@@ -172,7 +172,7 @@ def test_contact_sheet_shows_records_also_of_a_damaged_set(tree, tmp_path, name,
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
 def test_no_folder(root):
-    with pytest.raises(DataError, match=r"(?s)kadid10k: .*wanted layout.*Official page"):
+    with pytest.raises(DataError, match=r"(?s)kadid10k: .*expected layout.*Official page"):
         check("kadid10k", root)
 
 
@@ -194,7 +194,7 @@ def test_demo_is_made_not_checked(capsys):
 @pytest.mark.parametrize("command", ["check", "where"])
 def test_unknown_name(capsys, command):
     assert main([command, "koniq"]) == 1
-    assert "wanted one of demo, clic" in capsys.readouterr().err
+    assert "expected one of demo, clic" in capsys.readouterr().err
 
 
 def test_command_line_statuses(tree, tmp_path, capsys):

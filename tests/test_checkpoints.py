@@ -195,13 +195,13 @@ def test_what_may_be_absent_is_loaded_where_it_is_there(state):
         ({"last.bias": None}, ("bias",), r"it lacks last\.bias: give"),
         ({"extra.x": torch.zeros(1)}, (), r"it has extra\.x, which this network has not: give"),
         ({"first.x": torch.zeros(1)}, ("first.",), r"it has first\.x, which this network has not: give"),
-        ({"last.bias": torch.zeros(2, 3)}, (), r"it has last\.bias \(2, 3\), wanted \(1,\): give"),
-        ({"last.weight": torch.zeros(1, 3)}, (), r"it has last\.weight \(1, 3\), wanted \(1, 2\): give"),
-        ({"last.bias": torch.zeros(2, 3)}, ("last.",), r"it has last\.bias \(2, 3\), wanted \(1,\): give"),
+        ({"last.bias": torch.zeros(2, 3)}, (), r"it has last\.bias \(2, 3\), expected \(1,\): give"),
+        ({"last.weight": torch.zeros(1, 3)}, (), r"it has last\.weight \(1, 3\), expected \(1, 2\): give"),
+        ({"last.bias": torch.zeros(2, 3)}, ("last.",), r"it has last\.bias \(2, 3\), expected \(1,\): give"),
         (
             {"first.bias": None, "x": torch.zeros(1), "last.weight": torch.zeros(2)},
             (),
-            r"it lacks first\.bias; it has x, which this network has not; it has last\.weight \(2,\), wanted \(1, 2\)",
+            r"it lacks first\.bias; it has x, which this network has not; it has last\.weight \(2,\), expected \(1, 2\)",
         ),
         (
             {"first.bias": None, "last.bias": None, "x": torch.zeros(1), "y": torch.zeros(1), "z": torch.zeros(1)},

@@ -349,7 +349,7 @@ def test_a_file_that_lacks_a_tensor_is_an_error(state, tmp_path, name):
 
 @pytest.mark.parametrize("quality", [4, 5, 6])
 def test_a_file_of_another_width_is_an_error(file, quality):
-    with pytest.raises(WeightsError, match=r"has g_a\.0\.conv1\.weight \(128, 3, 3, 3\), wanted \(192, 3, 3, 3\)"):
+    with pytest.raises(WeightsError, match=r"has g_a\.0\.conv1\.weight \(128, 3, 3, 3\), expected \(192, 3, 3, 3\)"):
         Cheng2020Anchor(quality=quality, weights=file)
 
 

@@ -180,8 +180,8 @@ def test_mean_psnr_is_near_that_of_other_photographs(photos, distorted, number):
     ("image", "said"),
     [
         (np.zeros((99, 99, 3)), r"float64 \(99, 99, 3\), expected uint8 \(H, W, 3\); convert"),
-        (np.zeros((99, 99), np.uint8), r"uint8 \(99, 99\), wanted"),
-        (np.zeros((99, 99, 4), np.uint8), r"uint8 \(99, 99, 4\), wanted"),
+        (np.zeros((99, 99), np.uint8), r"uint8 \(99, 99\), expected"),
+        (np.zeros((99, 99, 4), np.uint8), r"uint8 \(99, 99, 4\), expected"),
         (Image.new("RGB", (99, 99)), "is Image, expected uint8"),
         (np.zeros((63, 99, 3), np.uint8), "63 x 99 pixels, expected at least 64 x 64; .* crop afterwards"),
     ],

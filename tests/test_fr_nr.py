@@ -169,8 +169,8 @@ def test_unknown_options_are_errors(options, error, message):
     [
         (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
-        ([255 * image for image in pair(1)], r"wanted \[0, 1\]"),
-        ([image.numpy() for image in pair(1)], "came as ndarray"),
+        ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
+        ([image.numpy() for image in pair(1)], "got ndarray"),
     ],
 )
 def test_wrong_images_are_errors(model, images, message):
@@ -387,7 +387,7 @@ def test_vector_in_place_of_images(model):
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        (torch.rand(2, 3, 64, 64), {}, r"one argument came, of shape \(2, 3, 64, 64\).*wanted .* \(B, 576\)"),
+        (torch.rand(2, 3, 64, 64), {}, r"one argument came, of shape \(2, 3, 64, 64\).*expected .* \(B, 576\)"),
         (torch.rand(2, 575), {}, r"of shape \(2, 575\)"),
         (torch.rand(2, 576), {"return_maps": True}, "return_maps=True"),
         ([torch.rand(2, 16, 8, 8)], {}, "one argument came"),

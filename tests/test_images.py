@@ -133,11 +133,11 @@ def test_good_images_pass(images):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.zeros((2, 3, 16, 16)), r"came as ndarray, expected a float tensor \(B, 3, H, W\) in \[0, 1\]"),
+        (np.zeros((2, 3, 16, 16)), r"got ndarray, expected a float tensor \(B, 3, H, W\) in \[0, 1\]"),
         (image(3, 16, 16), r"shape \(3, 16, 16\), expected \(B, 3, H, W\): add the batch axis"),
         (image(2, 1, 16, 16), r"shape \(2, 1, 16, 16\); .*convert to RGB"),
         (image(2, 16, 16, 3), r"shape \(2, 16, 16, 3\), expected \(B, 3, H, W\)"),
-        (image(value=1, dtype=torch.uint8), r"came as torch\.uint8, expected float in \[0, 1\]: divide .* by 255"),
+        (image(value=1, dtype=torch.uint8), r"got torch\.uint8, expected float in \[0, 1\]: divide .* by 255"),
         (image(2, 3, 16, 15), r"came 16x15, expected sides of at least 16: enlarge it first"),
         (image(2, 3, 16, 17), r"unequal shapes \[\(2, 3, 16, 16\), \(2, 3, 16, 17\)\], expected one shape"),
         (image(1, 3, 16, 16), r"unequal shapes \[\(2, 3, 16, 16\), \(1, 3, 16, 16\)\]"),
@@ -205,7 +205,7 @@ def png16(pixels):
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_16_bit_colour_is_refused(tmp_path, channels):
     (tmp_path / "deep.png").write_bytes(png16(np.full((4, 5, channels), 65535, np.uint16)))
-    with pytest.raises(ValueError, match=r"deep\.png.*wanted 8-bit"):
+    with pytest.raises(ValueError, match=r"deep\.png.*expected 8-bit"):
         read_image(tmp_path / "deep.png")
 
 

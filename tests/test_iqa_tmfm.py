@@ -160,7 +160,7 @@ def test_unknown_options_are_errors(options, message):
         (triplet(1, 2, size=64), "crops came 64x64; this network was built for 96x96"),
         ((*triplet(1)[:2], triplet(2)[0]), "unequal shapes"),
         ((*triplet(1, 2)[:2], triplet(1, 3)[0]), "unequal shapes"),
-        ([255 * image for image in triplet(1)], r"wanted \[0, 1\]"),
+        ([255 * image for image in triplet(1)], r"expected \[0, 1\]"),
         ([image[0] for image in triplet(1)], "add the batch axis"),
     ],
 )
@@ -322,7 +322,7 @@ def without(state, key):
         (lambda s: s | {"discrinimator1x.conv_dec.bias": torch.zeros(16)}, "1x.*which this network has not"),
         (
             lambda s: s | {"discrinimator2x.conv_dec.bias": torch.zeros(17)},
-            r"has transformers\.0\.reference_tokens\.projection\.bias \(17,\), wanted \(16,\)",
+            r"has transformers\.0\.reference_tokens\.projection\.bias \(17,\), expected \(16,\)",
         ),
         (lambda s: s | {"res_conv2x.bias": 0.5}, "holds"),
     ],

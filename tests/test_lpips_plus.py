@@ -188,7 +188,7 @@ def test_weights_from_a_file(tmp_path, models, photos):
     [
         ({"net": "vgg16"}, ValueError, r"net: got 'vgg16', expected one of \('alex', 'vgg', 'squeeze'\)"),
         ({"semantic_layer": 7}, ValueError, "semantic_layer: got 7, expected None or 0 to 6 for net 'squeeze'"),
-        ({"semantic_layer": -1}, ValueError, "semantic_layer came as -1, expected None or 0 to 6"),
+        ({"semantic_layer": -1}, ValueError, "semantic_layer got -1, expected None or 0 to 6"),
         ({"weights": "missing.pth"}, WeightsError, r"missing\.pth cannot be read as weights of lpips-squeeze"),
     ],
 )
@@ -202,9 +202,9 @@ def test_unknown_options_are_errors(options, error, message):
 def test_sizes(model, monkeypatch, side, area):
     smallest = torch.rand(1, 3, side, side)
     assert model(smallest, 1 - smallest).isfinite().all()
-    with pytest.raises(ValueError, match=rf"wanted sides of at least {side}"):
+    with pytest.raises(ValueError, match=rf"expected sides of at least {side}"):
         model(smallest[:, :, 1:], smallest[:, :, 1:])
     assert model.max_pixels == area
     monkeypatch.setattr(model, "max_pixels", side * side - 1)
-    with pytest.raises(ValueError, match="wanted at most"):
+    with pytest.raises(ValueError, match="expected at most"):
         model(smallest, smallest)

@@ -162,7 +162,7 @@ def test_unknown_options_are_errors(options, error, message):
     [
         (triplet(1, 31, 64), "came 31x64, expected sides of at least 32"),
         ((*triplet(1)[:2], triplet(1, 64, 64)[0]), "unequal shapes"),
-        ([255 * image for image in triplet(1)], r"wanted \[0, 1\]"),
+        ([255 * image for image in triplet(1)], r"expected \[0, 1\]"),
     ],
 )
 def test_wrong_images_are_errors(model, images, message):

@@ -164,8 +164,8 @@ def test_an_icc_profile_is_followed_for_files_and_pil_images_alike(tmp_path):
 
 FLOAT = PIXELS / 255
 REFUSED_VALUES = {
-    "NaN": (np.where(FLOAT > 0.5, np.nan, FLOAT), "NaN or infinite; wanted"),
-    "infinite": (np.where(FLOAT > 0.5, np.inf, FLOAT), "NaN or infinite; wanted"),
+    "NaN": (np.where(FLOAT > 0.5, np.nan, FLOAT), "NaN or infinite; expected"),
+    "infinite": (np.where(FLOAT > 0.5, np.inf, FLOAT), "NaN or infinite; expected"),
     "0 to 255 as float": (PIXELS.astype(np.float32), "values 0 to 255; wanted.*divide by 255"),
     "-1 to 1": (FLOAT * 2 - 1, r"values -1 to 1; wanted.*\(x \+ 1\) / 2"),
     "int64 array": (PIXELS.astype(np.int64), "array of int64, expected uint8.*astype"),
@@ -188,10 +188,10 @@ REFUSED_VALUES = {
     "0 to 255 tensor": (tensor(PIXELS).float(), "divide by 255"),
     "empty tensor": (torch.rand(3, 0, 64), "holds no pixel"),
     "empty PIL image": (Image.new("RGB", (0, 5)), "0x5 pixels, expected at least 1x1"),
-    "None": (None, "came as NoneType, expected a file's path"),
-    "bytes": (b"\x89PNG", "came as bytes"),
-    "list": (PIXELS.tolist(), "came as list"),
-    "folder": (".", "came as the folder .*iqa_lib.score"),
+    "None": (None, "got NoneType, expected a file's path"),
+    "bytes": (b"\x89PNG", "got bytes"),
+    "list": (PIXELS.tolist(), "got list"),
+    "folder": (".", "got the folder .*iqa_lib.score"),
     "address": ("https://example.org/a.png", "address https.*download it first"),
     "CMYK PIL image": (RGB.convert("CMYK"), "mode CMYK"),
 }
@@ -603,7 +603,7 @@ def test_the_command_prints_the_score_and_its_meaning(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 2, "wanted REF DIST"),
+        ([], 2, "expected REF DIST"),
         (["one.png"], 2, "came alone"),
         (["r.png", "d.png", "--option", "vit"], 2, "NAME=VALUE"),
         (["r.png", "d.png"], 1, "topiq-fr needs trained weights"),

@@ -47,7 +47,7 @@ def test_seeds_give_different_splits_that_reach_every_reference():
 
 @pytest.mark.parametrize("fractions", [{"train": 0.8, "test": 0.1}, {"train": 1.2, "test": -0.2}])
 def test_shares_must_sum_to_one(fractions):
-    with pytest.raises(ValueError, match="wanted shares of at least 0 that sum to 1"):
+    with pytest.raises(ValueError, match="expected shares of at least 0 that sum to 1"):
         by_reference(IDS, fractions)
 
 
