@@ -75,6 +75,17 @@ def test_relative_links_lead_somewhere(page):
         assert not anchor or anchor in [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings], target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_paths_in_the_text_exist(page):
+    paths = re.findall(r"`((?:tests|benchmarks|iqa_lib|params|notebooks|docs)/[\w./]+)`", page.read_text())
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_lists_every_notebook():
+    listed = re.findall(r"^\| `(\w+\.ipynb)`", PAGES[0].read_text(), re.M)
+    assert sorted(listed) == sorted(path.name for path in NOTEBOOKS)
+
+
 @pytest.mark.parametrize("page", PAGES[:2], ids=name)
 def test_commands_name_files_and_modules_that_exist(page):
     blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.M | re.S)
