@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import dedent
 
 import pandas as pd
@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib import evaluation, plots, training
+from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset
 from iqa_lib.devices import best_device
+from iqa_lib.lab.parameters import ParameterError
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
 from iqa_lib.views import Crops, FixedFeatures
@@ -83,12 +85,40 @@ def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mappi
     }
 
 
-def accuracies_of(answers: Mapping[str, pd.DataFrame]) -> dict[str, Estimate]:
-    """2AFC accuracy of each method by CLIC's rule that a tie is the answer A, named as in the run's record."""
+def accuracies_of(answers: Mapping[str, pd.DataFrame], ties: str = "a", **options) -> dict[str, Estimate]:
+    """2AFC accuracy of each method, named as in the run's record; `ties` and options as in `two_afc_accuracy`."""
+    measure = "accuracy_devkit" if options else "accuracy"
     return {
-        f"accuracy {method}": two_afc_accuracy(table.prediction, table.target, table.reference_id)
+        f"{measure} {method}": two_afc_accuracy(
+            table.prediction, table.target, table.reference_id, ties=ties, **options
+        )
         for method, table in answers.items()
     }
+
+
+def devkit_accuracies_of(answers: Mapping[str, pd.DataFrame], dataset: IQADataset, ties: str = "a") -> dict:
+    """`accuracies_of` by the rule of CLIC's devkit: a repeated triplet counts once, with its last answer."""
+    keys = [(record.reference_id, record.a.name, record.b.name) for record in dataset.records]
+    return accuracies_of(answers, ties, dedup="devkit", triplets=keys)
+
+
+def estimate_table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
+    """Estimates with their intervals, one row a method and one column an agreement."""
+    cells = [(*name.split(" ", 1), f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]") for name, e in estimates.items()]
+    table = pd.DataFrame(cells, columns=["agreement", "method", "value"])
+    return table.pivot(index="method", columns="agreement", values="value")[table.agreement.unique()]
+
+
+def metric_names(metrics: str, auto: Sequence[str] = ()) -> list[str]:
+    """The names in a parameter such as `"psnr, ssim"`; under `"auto"` those of `auto`.
+
+    Raises:
+        ParameterError: A name is not one of `iqa_lib.baselines.BASELINES`.
+    """
+    names = list(auto) if metrics == "auto" else [name.strip() for name in metrics.split(",")]
+    if unknown := sorted(set(names) - set(BASELINES)):
+        raise ParameterError(f"metrics: got {', '.join(unknown)}, expected names among {', '.join(BASELINES)}")
+    return names
 
 
 def report(run: Run, estimates: Mapping[str, Estimate], measure: str, dataset: IQADataset) -> Figure:
@@ -100,13 +130,12 @@ def report(run: Run, estimates: Mapping[str, Estimate], measure: str, dataset: I
         for name, estimate in estimates.items()
         if name.startswith(f"{measure} ") and not name.endswith(" cross")
     }
-    title, chance = f"{MEASURES[measure]}, {dataset.name} set, {len(dataset)} records", 0.5 if measure == "accuracy" else None
+    title, chance = f"{MEASURES[measure]}, {dataset.name} set, {len(dataset)} records", {"accuracy": 0.5}.get(measure)
     return run.save_figure(plots.metrics(shown, title, f"{MEASURES[measure]} (higher is better)", chance), measure)
 
 
 def panels(estimates: Mapping[str, Estimate], tables: Mapping[str, pd.DataFrame], side: str = "") -> dict:
     """Predictions by method, each under its name and SROCC: panels of `plots.scatter`."""
-    return {
-        f"{side and f'{side}: '}{method}, SROCC {estimates[f'srocc {method}' + (' cross' if side == 'cross' else '')].value:.3f}": table
-        for method, table in tables.items()
-    }
+    suffix = f" {side}" if side == "cross" else ""
+    sroccs = {method: estimates[f"srocc {method}{suffix}"].value for method in tables}
+    return {f"{side} {method}: SROCC {sroccs[method]:.3f}".strip(): table for method, table in tables.items()}
