@@ -5,9 +5,9 @@ https://arxiv.org/abs/2401.06992. No code was released. Equations 1 to 4 are her
 
 What the paper leaves open was decided here and cannot be checked against the authors: Res2Net width and scale
 (26w x 4s), ImageNet normalisation, the difference convolution (3x3 to 256 channels, BatchNorm, ReLU, shared by A and
-B), the gate convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), padding by reflection to a
-whole number of strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the
-ratio between neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
+B), the gate convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), reflection padding to whole
+strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the ratio between
+neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
 """
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone
+from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
 
@@ -23,7 +24,7 @@ GATE_CONVS = ("full", "single", "bnrelu")
 
 
 class CrossSubtraction(nn.Module):
-    """Differences of the features on one scale (eq. 1 and 2): `d_x = Conv(F_O - F_x)`, `S = cat(d_A, d_B)`."""
+    """Feature differences on one scale (eq. 1 and 2): `d_x = Conv(F_O - F_x)`, `S = cat(d_A, d_B)`."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -37,7 +38,7 @@ class CrossSubtraction(nn.Module):
 
 
 class Gate(nn.Module):
-    """One weight a position (eq. 4): convolution, mean over channels, sigmoid, upsampling to the next finer map."""
+    """One weight per position (h in eq. 4): convolution, mean over channels, sigmoid, upsampling to the finer map."""
 
     def __init__(self, channels: int, conv: str):
         super().__init__()
@@ -56,10 +57,10 @@ class PRFBlock(nn.Module):
     """Progressive feature fusion (eq. 3 and 4): from deep to shallow, each fused map gates the next finer one.
 
     `G_4 = S_4`, then `w_{i+1} = h(G_{i+1})` and `G_i = w_{i+1} * S_i` for i = 3, 2, 1; the output is `G_1`.
-    Deep features so reach the output through one-channel gates alone.
+    Deep features reach the output only through one-channel gates.
 
-    A linear convolution followed by a channel mean is one convolution to a single channel: `gate_conv="full"` is the
-    letter of the paper, `"single"` the same family of functions with 1/C of the parameters (`folded()` converts).
+    A convolution followed by a channel mean is one convolution to a single channel: `gate_conv="full"` is the paper
+    taken literally, `"single"` the same functions with 1/C of the parameters (`folded()` converts).
     """
 
     def __init__(self, channels: int, *, gate_conv: str = "full"):
@@ -68,21 +69,19 @@ class PRFBlock(nn.Module):
         self.gates = nn.ModuleDict({f"w{i}": Gate(channels, gate_conv) for i in (2, 3, 4)})
 
     def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        fused, gates = differences[3], {}
-        for i in (3, 2, 1):
-            weight = self.gates[f"w{i + 1}"](fused, differences[i - 1].shape[-2:])  # (B, 1, h_i, w_i)
-            fused = weight * differences[i - 1]  # (B, C, h_i, w_i)
-            gates[f"gate_w{i + 1}"] = weight
+        (*finer, fused), gates = differences, {}
+        for name, difference in zip(("w4", "w3", "w2"), reversed(finer), strict=True):
+            weight = self.gates[name](fused, difference.shape[-2:])  # (B, 1, h_i, w_i)
+            fused = weight * difference  # (B, C, h_i, w_i)
+            gates[f"gate_{name}"] = weight
         return fused, gates
 
     def folded(self) -> "PRFBlock":
-        """A block with `gate_conv="single"` that computes what this `"full"` one does."""
+        """The same block with `gate_conv="single"`, from one with `"full"`."""
         if len(self.gates["w2"].conv) > 1:
-            raise ValueError("gate_conv='bnrelu' cannot be folded: its mean comes after a ReLU")
+            raise ValueError("gate_conv: got 'bnrelu', expected 'full' to fold: here a ReLU comes before the mean")
         block = PRFBlock(self.channels, gate_conv="single")
-        for name, gate in self.gates.items():
-            block.gates[name].conv[0].weight.data = gate.conv[0].weight.data.mean(dim=0, keepdim=True)
-            block.gates[name].conv[0].bias.data = gate.conv[0].bias.data.mean(dim=0, keepdim=True)
+        block.load_state_dict({key: x.mean(dim=0, keepdim=True) for key, x in self.state_dict().items()})
         return block
 
 
@@ -104,7 +103,7 @@ class FPN(nn.Module):
 
 
 class WeightedSum(nn.Module):
-    """BiFPN's node: inputs of one size, summed with learnt non-negative weights, then a depthwise-separable 3x3."""
+    """BiFPN's node: inputs of one size, averaged with learnt non-negative weights, then a depthwise-separable 3x3."""
 
     def __init__(self, inputs: int, width: int):
         super().__init__()
@@ -123,7 +122,7 @@ class WeightedSum(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One round over four levels: top-down, then (unless only the finest is wanted) bottom-up."""
+    """One round over four levels: top-down, then bottom-up, unless only the finest level is used (`up=False`)."""
 
     def __init__(self, width: int, *, up: bool = True):
         super().__init__()
@@ -161,10 +160,10 @@ class PRFNet(nn.Module):
 
     Args:
         backbone: Full timm tag of a CNN with strides 4, 8, 16, 32.
-        se: Squeeze-and-excitation in the backbone: with the default backbone this is the paper's SE-Res2Net50.
+        se: Squeeze-and-excitation in the backbone, which makes the default backbone the paper's SE-Res2Net50.
         stem_pool: See the module's docstring.
         weights: See `iqa_lib.backbones.Backbone`.
-        freeze_backbone: Train nothing of the backbone (the paper's second step; BatchNorm keeps its statistics too).
+        freeze_backbone: Train nothing of the backbone (the paper's second step); BatchNorm statistics stay, too.
         width: Channels of each difference map; a scale has twice as many.
         fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2).
         gate_conv: `"full"`, `"single"` or `"bnrelu"`, for `fusion="prf"`.
@@ -172,10 +171,10 @@ class PRFNet(nn.Module):
         hidden: Width of the head's hidden layer.
         dropout: Before the last layer.
 
-    `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or for each of the three what `extract` made of it,
-    and returns the logit `(B,)` that **B** is the closer one; `sigmoid` makes it the paper's q. With `return_maps=True`
-    also a dict: `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`,
-    `difference_b_1..4` `(B, width, h_i, w_i)`, 0 or above.
+    `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each of the three, and
+    returns the logit `(B,)` that **B** is closer; its sigmoid is the paper's q. With `return_maps=True` also a dict:
+    `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`, `difference_b_1..4`
+    `(B, width, h_i, w_i)`, at least 0.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -199,10 +198,8 @@ class PRFNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion: got {fusion!r}, expected one of {FUSIONS}")
-        if gate_conv not in GATE_CONVS:
-            raise ValueError(f"gate_conv: got {gate_conv!r}, expected one of {GATE_CONVS}")
+        check_choice(FUSIONS, fusion=fusion)
+        check_choice(GATE_CONVS, gate_conv=gate_conv)
         self.backbone = Backbone(
             backbone, taps=(1, 2, 3, 4), weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool
         )
@@ -218,20 +215,17 @@ class PRFNet(nn.Module):
         )
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The backbone's four feature maps of images `(B, 3, H, W)`, which are padded to whole strides by reflection."""
-        stride = self.backbone.strides[-1]
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="reflect")
-        return self.backbone(images)
+        """The backbone's four maps of images `(B, 3, H, W)`, padded by reflection to whole strides."""
+        height, width = (-side % self.backbone.strides[-1] for side in images.shape[-2:])
+        return self.backbone(F.pad(images, (0, width, 0, height), mode="reflect"))
 
     def forward(self, reference, a, b, *, return_maps: bool = False):
         if isinstance(reference, Tensor):
             check_images(reference, a, b, min_size=self.min_size)
             features = self.extract(torch.cat([reference, a, b]))  # 4 x (3B, C_i, h_i, w_i)
             reference, a, b = zip(*(scale.chunk(3) for scale in features), strict=True)
-        differences = [
-            block(*scale) for block, scale in zip(self.subtraction, zip(reference, a, b, strict=True), strict=True)
-        ]
+        scales = zip(self.subtraction, reference, a, b, strict=True)
+        differences = [subtract(r, x, y) for subtract, r, x, y in scales]  # 4 x (B, 2 * width, h_i, w_i)
         fused, gates = self.fusion(differences)  # (B, C, H / 4, W / 4)
         logit = self.head(fused.mean(dim=(2, 3))).squeeze(1)  # (B,)
         if not return_maps:
