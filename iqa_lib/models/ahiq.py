@@ -16,10 +16,11 @@ Both backbones are frozen and cut after the last map in use: ViT blocks 0 to 4 a
 
 - `resnet152_blocks="layer2"`: its helper for ResNet152 takes six bottlenecks of layer2, not the three of layer1.
 
-What it does differently to data, schedule and choice of epoch is in `iqa_lib.lab.ahiq_released`. Three more flaws of the
-released code change no number, only the cost (`benchmarks/ahiq.py` measures it), and are left out: it computes whole
-backbones and discards most of them, in training with a graph that nothing uses; it computes the offsets again for each
-image; it validates the regressor in training mode, which makes no difference there.
+What it does differently to data, schedule and choice of epoch is in
+`iqa_lib.lab.ahiq_released`. Three more of its flaws
+change only the cost, measured by `benchmarks/ahiq.py`, and are left out: it computes whole backbones, in training with
+a graph that nothing uses; it computes the offsets again for each image; it validates the regressor in training mode,
+which makes no difference there.
 
 Both backbones see images normalised with mean and deviation 0.5, as the released heads were trained, although
 ResNet50's weights had ImageNet's statistics: `norm` has the alternatives.
@@ -55,10 +56,7 @@ FUSIONS = ("deform+concat", "concat", "cnn", "vit")
 POOLINGS = ("patch", "spatial", "both")
 PRESETS = {"paper": {"resnet152_blocks": "layer1"}, "official_code": {"resnet152_blocks": "layer2"}}
 
-VITS = {
-    "b8": ("vit_base_patch8_224.augreg_in21k_ft_in1k", 8),
-    "b16": ("vit_base_patch16_224.augreg_in21k_ft_in1k", 16),
-}
+VITS = {f"b{patch}": (f"vit_base_patch{patch}_224.augreg_in21k_ft_in1k", patch) for patch in (8, 16)}
 """Full timm tag and patch size."""
 
 VIT_BLOCKS = 5
@@ -179,7 +177,7 @@ class DeformFusion(nn.Module):
         )
 
     def offsets(self, vit: Tensor, size: torch.Size) -> Tensor:
-        """`Conv(up(V_r))`: the ViT's map of the reference, enlarged to `size` (nearest) and convolved, `(B, 18, *size)`.
+        """`Conv(up(V_r))`: the ViT's map of the reference, enlarged to `size` (nearest), convolved, `(B, 18, *size)`.
 
         Each tap is applied before the enlargement, and shifted and summed after it: the same sums in much less time.
         """
@@ -247,22 +245,18 @@ class AHIQ(nn.Module):
         vit: `"b8"` or `"b16"`. Its patch is the grid of the score map, also with `fusion="cnn"`.
         cnn_weights: See `iqa_lib.backbones.Backbone`.
         vit_weights: Likewise.
-        fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). An unused backbone is not built.
+        fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Only backbones in use are built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
         norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.
         resnet152_blocks: `"layer1"` or `"layer2"`, for `cnn="resnet152"`; None: as the preset says.
         width: Of the trained layers, as a fraction of the paper's, at least 1/64: smaller for runs without a GPU.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], with sides that are multiples of the ViT's
-    patch, or what `extract` returns for each of the two, and returns scores `(B,)`: higher is better. With
-    `return_maps=True` also a dict, as far as the options provide them:
-
-    - `score` and `weight` `(B, 1, h, w)`: f and w on the ViT's grid, w in (0, 1).
-    - `offsets` `(B, 18, H / 4, W / 4)`: in pixels of the CNN's grid, (down, right) for each of the 9 taps in turn.
-    - `attention_reference` and `attention_distorted` `(B, blocks, heads, h, w)`: the share of the CLS token's attention
-      that each patch gets; not from features.
-
-    `model.checkpoint` describes the file that `from_author_checkpoint` read; otherwise it is None.
+    patch, or what `extract` returns for both, and returns scores `(B,)`: higher is better. With `return_maps=True` also
+    a dict, as far as the options provide them: `score` and `weight` `(B, 1, h, w)`, f and w on the ViT's grid, w in
+    (0, 1); `offsets` `(B, 18, H / 4, W / 4)` in pixels of the CNN's grid, (down, right) for each of the 9 taps in turn;
+    `attention_reference` and `attention_distorted` `(B, blocks, heads, h, w)`, the share of the CLS token's attention
+    that each patch gets (from images only). `model.checkpoint` describes the file read by `from_author_checkpoint`.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -303,12 +297,11 @@ class AHIQ(nn.Module):
             self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)
             channels += VIT_CHANNELS
         if fusion != "vit":
-            deform = fusion == "deform+concat"
-            self.deform_net = DeformFusion(cut.channels, self.patch, deform=deform, project=cnn == "hrnet", width=width)
+            options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
+            self.deform_net = DeformFusion(cut.channels, self.patch, **options)
             channels += self.deform_net.channels
         self.regressor = Regressor(channels, pooling, width=width)
-        self.fusion = fusion
-        self.checkpoint: Weights | None = None
+        self.fusion, self.checkpoint = fusion, None
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "AHIQ":
@@ -335,13 +328,11 @@ class AHIQ(nn.Module):
         return model
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The backbones' maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)`, the ViT's `(B, 3840, h, w)`."""
+        """Maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)` and the ViT's `(B, 3840, h, w)`."""
         height, width = images.shape[-2:]
         if height % self.patch or width % self.patch:
-            raise ValueError(
-                f"images: got {height}x{width}, expected sides that are multiples of {self.patch}, the ViT's patch: "
-                "crop or enlarge them first"
-            )
+            expected = f"sides that are multiples of {self.patch}, the ViT's patch: crop or resize them"
+            raise ValueError(f"images: got {height}x{width}, expected {expected}")
         return self.backbone(images)
 
     def forward(self, reference, distorted, *, return_maps: bool = False):
@@ -379,14 +370,9 @@ class AHIQ(nn.Module):
 AUTHOR_KEYS = ((r"^resnet50\.", "backbone.cnn.net.model."), (r"^vit\.", "backbone.vit.net.model."))
 """From the names in files of whole models to ours."""
 
-NUMPY_NUMBERS = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
-    (_codecs.encode, "_codecs.encode"),
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-]
+_SCALARS = [(np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+_TYPES = [(_codecs.encode, "_codecs.encode"), np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType]
+NUMPY_NUMBERS = _SCALARS + _TYPES
 """What a checkpoint may hold besides tensors and plain numbers: losses, as NumPy's mean returns them."""
 
 _HEAD = "_model_state_dict"

@@ -107,8 +107,8 @@ class FRNR(nn.Module):
     Args:
         backbone: Full timm tag of a CNN.
         weights: Of the pretrained branch, see `iqa_lib.backbones.Backbone`; the learnt branches start random.
-        branches: Any of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. A repeated branch has one encoder and its
-            features twice: `("frp", "frp")` controls for the head's size.
+        branches: Any of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. A repeated branch has one encoder and
+            its features twice: `("frp", "frp")` controls for the head's size.
         taps: Indices of the encoder's stages; by default those with strides 2, 4, 8, 16.
         vgg_taps: `"pre_pool"` or `"post_pool"`, see the module's docstring.
         freeze_backbone: Train nothing of the pretrained branch.
@@ -117,8 +117,7 @@ class FRNR(nn.Module):
 
     Attributes:
         backbone: The pretrained branch's encoder; None without that branch.
-        channels: Channels of each scale.
-        width: Length D of the head's vector: the scales' channels, for each branch.
+        channels: Channels of each scale; for each branch they add up to `width`, the length D of the head's vector.
         min_size: Smallest side of images: 32, or 43 for Inception-v3.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1] and returns scores `(B,)` on the scale of the
@@ -158,11 +157,10 @@ class FRNR(nn.Module):
         self.min_size = 43 if backbone.startswith("inception_v3") else 32
         if taps is None:
             taps = taps_at(backbone, [stride // 2 if post_pool else stride for stride in STRIDES])
-        kind, options = PostPool if post_pool else Backbone, dict(taps=tuple(taps))
-        self.encoders = nn.ModuleDict()
+        kind, taps, self.encoders = PostPool if post_pool else Backbone, tuple(taps), nn.ModuleDict()
         for branch in dict.fromkeys(branches):
-            source = dict(weights=weights, frozen=freeze_backbone) if branch == "frp" else dict(weights="random")
-            self.encoders[branch] = kind(backbone, **options, **source)
+            options = dict(weights=weights, frozen=freeze_backbone) if branch == "frp" else dict(weights="random")
+            self.encoders[branch] = kind(backbone, taps=taps, **options)
         self.channels = self.encoders[branches[0]].channels
         self.width = len(branches) * sum(self.channels)
         self.head = Head(self.width, hidden, dropout)
@@ -198,7 +196,12 @@ class FRNR(nn.Module):
 
     def forward(self, reference, distorted=None, *, return_maps: bool = False):
         if distorted is None:
-            self._check_vector(reference, return_maps)
+            shape = tuple(getattr(reference, "shape", ()))
+            if return_maps or len(shape) != 2 or shape[1] != self.width:
+                raise ValueError(
+                    f"model(vector): got shape {shape} and return_maps={return_maps}, expected what `pooled` returns, "
+                    f"(B, {self.width}), without maps; or reference and distorted"
+                )
             return self.head(reference)
         if not return_maps:
             return self.head(self.pooled(reference, distorted))
@@ -227,11 +230,3 @@ class FRNR(nn.Module):
         else:
             reference, distorted = (self.extract(x) if isinstance(x, Tensor) else x for x in (reference, distorted))
         return differences(reference, distorted)
-
-    def _check_vector(self, vector: Tensor, return_maps: bool) -> None:
-        shape = tuple(getattr(vector, "shape", ()))
-        if return_maps or len(shape) != 2 or shape[1] != self.width:
-            raise ValueError(
-                f"model(vector): got shape {shape} and return_maps={return_maps}, expected what `pooled` returns, "
-                f"(B, {self.width}), without maps; or reference and distorted"
-            )

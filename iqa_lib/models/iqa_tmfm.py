@@ -186,8 +186,7 @@ class IQATMFM(nn.Module):
         residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
         decoder_mask: `"none"` or `"causal"`; None: as the preset says.
         dim: Width of the tokens.
-        heads: Of each attention.
-        head_dim: Width of a head.
+        heads: Of each attention, `head_dim` wide.
         hidden: Width of the feed-forward layers.
         layers: Of encoder and of decoder.
         dropout: Of embeddings, attention weights, attention and feed-forward outputs.
@@ -236,9 +235,8 @@ class IQATMFM(nn.Module):
             taps = taps_at(backbone, (8, 16))
             self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=True, norm=norm)
         channels = self.backbone.channels
-        self.residual = nn.ModuleList(
-            NonlinearResidual(c) if residual == "nonlinear" else Subtraction() for c in channels
-        )
+        nonlinear = residual == "nonlinear"
+        self.residual = nn.ModuleList(NonlinearResidual(c) if nonlinear else Subtraction() for c in channels)
         sizes = dict(dim=dim, heads=heads, head_dim=head_dim, hidden=hidden, layers=layers, dropout=dropout)
         self.transformers = nn.ModuleList(
             ScaleTransformer(c, (crop // stride) ** 2, causal=decoder_mask == "causal", **sizes)
@@ -275,12 +273,10 @@ class IQATMFM(nn.Module):
             raise ValueError(f"crops: got unequal shapes {[tuple(x.shape) for x in images]}, expected one shape")
         crops = [image.flatten(0, 1) if image.ndim == 5 else image for image in images]
         check_images(*crops)
-        if crops[0].shape[-2:] != (self.crop, self.crop):
-            height, width = crops[0].shape[-2:]
-            raise ValueError(
-                f"crops: got {height}x{width}, expected {self.crop}x{self.crop}, for which this network was built: "
-                "cut the images with iqa_lib.views.Crops, or pass another `crop` to the constructor"
-            )
+        height, width = crops[0].shape[-2:]
+        if (height, width) != (self.crop, self.crop):
+            todo = "cut the images with iqa_lib.views.Crops, or pass another `crop` to the constructor"
+            raise ValueError(f"crops: got {height}x{width}, expected {self.crop}x{self.crop}: {todo}")
         return list(zip(*(scale.chunk(3) for scale in self.extract(torch.cat(crops))), strict=True))
 
     @classmethod
@@ -359,9 +355,8 @@ class FusedIQATMFM(nn.Module):
     ):
         super().__init__()
         check_choice(METRIC_INPUTS, metric_input=metric_input)
-        self.network, self.metric_input = network, metric_input
+        self.network, self.metric_input, self.freeze_network = network, metric_input, freeze_network
         self.fusion = MetricFusion(1 + metrics * (2 if metric_input == "pair" else 1), activation=activation)
-        self.freeze_network = freeze_network
         if freeze_network:
             network.requires_grad_(False)
 

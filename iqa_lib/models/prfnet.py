@@ -28,9 +28,8 @@ class CrossSubtraction(nn.Module):
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
     def forward(self, reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
         difference = torch.cat([reference - a, reference - b])  # (2B, C, h, w)
@@ -108,12 +107,9 @@ class WeightedSum(nn.Module):
     def __init__(self, inputs: int, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(inputs))
-        self.conv = nn.Sequential(
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-            nn.Conv2d(width, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
+        depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        pointwise = nn.Conv2d(width, width, 1, bias=False)
+        self.conv = nn.Sequential(nn.SiLU(), depthwise, pointwise, nn.BatchNorm2d(width))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         weight = self.weight.relu()
@@ -141,7 +137,7 @@ class BiFPNLayer(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """Bidirectional pyramid (Table 2's second alternative): 1x1 to `width`, `repeats` rounds, the finest level."""
+    """Bidirectional pyramid (Table 2's second alternative): lateral 1x1, `repeats` rounds, the finest level."""
 
     def __init__(self, channels: int, width: int, repeats: int):
         super().__init__()
@@ -200,9 +196,8 @@ class PRFNet(nn.Module):
         super().__init__()
         check_choice(FUSIONS, fusion=fusion)
         check_choice(GATE_CONVS, gate_conv=gate_conv)
-        self.backbone = Backbone(
-            backbone, taps=(1, 2, 3, 4), weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool
-        )
+        options = dict(weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool)
+        self.backbone = Backbone(backbone, taps=(1, 2, 3, 4), **options)
         self.subtraction = nn.ModuleList(CrossSubtraction(channels, width) for channels in self.backbone.channels)
         if fusion == "prf":
             self.fusion = PRFBlock(2 * width, gate_conv=gate_conv)
@@ -210,9 +205,8 @@ class PRFNet(nn.Module):
             self.fusion = FPN(2 * width, width)
         else:
             self.fusion = BiFPN(2 * width, width, bifpn_repeats)
-        self.head = nn.Sequential(
-            nn.Linear(self.fusion.channels, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, 1)
-        )
+        first, last = nn.Linear(self.fusion.channels, hidden), nn.Linear(hidden, 1)
+        self.head = nn.Sequential(first, nn.ReLU(inplace=True), nn.Dropout(dropout), last)
 
     def extract(self, images: Tensor) -> list[Tensor]:
         """The backbone's four maps of images `(B, 3, H, W)`, padded by reflection to whole strides."""
@@ -225,12 +219,11 @@ class PRFNet(nn.Module):
             features = self.extract(torch.cat([reference, a, b]))  # 4 x (3B, C_i, h_i, w_i)
             reference, a, b = zip(*(scale.chunk(3) for scale in features), strict=True)
         scales = zip(self.subtraction, reference, a, b, strict=True)
-        differences = [subtract(r, x, y) for subtract, r, x, y in scales]  # 4 x (B, 2 * width, h_i, w_i)
-        fused, gates = self.fusion(differences)  # (B, C, H / 4, W / 4)
+        differences = [block(*maps) for block, *maps in scales]  # 4 x (B, 2 * width, h_i, w_i)
+        fused, maps = self.fusion(differences)  # (B, C, H / 4, W / 4)
         logit = self.head(fused.mean(dim=(2, 3))).squeeze(1)  # (B,)
         if not return_maps:
             return logit
-        maps = dict(gates)
         for i, difference in enumerate(differences, start=1):
             maps[f"difference_a_{i}"], maps[f"difference_b_{i}"] = difference.chunk(2, dim=1)
         return logit, maps

@@ -1,4 +1,4 @@
-"""TOPIQ: CFANet, which lets what an image shows decide which of its distortions count.
+"""TOPIQ: CFANet, whose attention lets an image's semantics decide which of its distortions count.
 
 Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
 https://arxiv.org/abs/2308.03060. The network for full reference; equations 2 and 5 to 8 are here, equation 1 (LPIPS+)
@@ -46,14 +46,9 @@ class GatedLocalPooling(nn.Module):
         super().__init__()
         self.mask = None
         if gated:
-            self.mask = nn.Sequential(
-                nn.Conv2d(channels, width, 1),
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.GELU(),
-                nn.Conv2d(width, 1, 3, padding=1),
-                nn.Sigmoid(),
-            )
+            sizes = (channels, width, 1), (width, width, 3), (width, 1, 3)
+            first, second, last = (nn.Conv2d(*size, padding=size[2] // 2) for size in sizes)
+            self.mask = nn.Sequential(first, nn.GELU(), second, nn.GELU(), last, nn.Sigmoid())
         self.project = nn.Sequential(nn.Conv2d(3 * channels, dim, 1), nn.GELU())
 
     def forward(self, reference: Tensor, distorted: Tensor, size: torch.Size) -> tuple[Tensor, Tensor | None]:
@@ -105,22 +100,14 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout if ffn else 0.0)
         self.ffn = None
         if ffn:
-            self.ffn = nn.Sequential(
-                nn.LayerNorm(dim),
-                nn.Linear(dim, 4 * dim),
-                nn.GELU(),
-                nn.Dropout(dropout),
-                nn.Linear(4 * dim, dim),
-                nn.Dropout(dropout),
-            )
+            up, down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+            self.ffn = nn.Sequential(nn.LayerNorm(dim), up, nn.GELU(), nn.Dropout(dropout), down, nn.Dropout(dropout))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, x: Tensor, tokens: Tensor | None = None, *, return_map: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, tokens: Tensor | None = None, *, return_map: bool = False) -> tuple:
         queries = self.norm(x)
         tokens = queries if tokens is None else self.norm_tokens(tokens)
         mixed, attention = self.attention(queries, tokens, return_map=return_map)
@@ -146,12 +133,11 @@ class CFANet(nn.Module):
         ffn: False gives the paper's equations instead of the released blocks.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for both, and returns
-    scores `(B,)`: higher is better, unbounded, not symmetric. Sides can be odd; images can have up to `max_pixels`,
-    which keeps a process with one fp32 pair below 8 GiB, without gradients. With `return_maps=True` also a dict, with
-    scales counted from the shallowest: `mask_0..4` `(B, 1, h_i, w_i)` in (0, 1); `self_attention_0..4` and
-    `cross_attention_i`, i the scale attended to, `(B, heads, h, w, h, w)` with `h, w` of the deepest scale:
-    `maps["cross_attention_2"][b, :, y, x]` is the attention of the query at `(y, x)` to scale 2. Attention maps grow
-    with the square of the image; `max_map_pixels` bounds them.
+    scores `(B,)`: higher is better, unbounded, not symmetric. Images can have up to `max_pixels`, which keeps a process
+    with one fp32 pair below 8 GiB, without gradients. With `return_maps=True` also a dict, scales counted from the
+    shallowest: `mask_0..4` `(B, 1, h_i, w_i)` in (0, 1); `self_attention_0..4` and `cross_attention_i`, i the scale
+    attended to, `(B, heads, h, w, h, w)` with `h, w` of the deepest scale: `maps["cross_attention_2"][b, :, y, x]` is
+    the attention of the query at `(y, x)` to scale 2. They grow with the square of the image, up to `max_map_pixels`.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -184,16 +170,15 @@ class CFANet(nn.Module):
         if dim % 2 or dim % heads:
             raise ValueError(f"dim: got {dim} with heads={heads}, expected an even multiple of heads")
         self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=freeze_backbone, freeze_batchnorm=True)
-        scales = range(len(self.backbone.channels))
+        scales = range(len(taps))
         self.order = {"top_down": scales[::-1], "bottom_up": scales, "concat": scales, "none": scales[-1:]}[cross_scale]
         shape = dict(dim=dim, heads=heads, dropout=dropout, ffn=ffn)
         self.h_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 32, 1), std=0.02))
         self.w_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 1, 32), std=0.02))
-        pooling = {i: GatedLocalPooling(self.backbone.channels[i], dim, gated=glp == "gated") for i in self.order}
-        self.pooling = nn.ModuleDict({str(i): block for i, block in pooling.items()})
-        self.self_attention = nn.ModuleDict(
-            {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
-        )
+        channels, gated = self.backbone.channels, glp == "gated"
+        self.pooling = nn.ModuleDict({str(i): GatedLocalPooling(channels[i], dim, gated=gated) for i in self.order})
+        within = {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
+        self.self_attention = nn.ModuleDict(within)
         steps = 0 if cross_scale == "concat" else len(self.order) - 1
         self.cross_attention = nn.ModuleList(AttentionBlock(**shape, cross=True) for _ in range(steps))
         self.concat = nn.Linear(len(scales) * dim, dim) if cross_scale == "concat" else None
@@ -246,10 +231,8 @@ class CFANet(nn.Module):
             score = self._score(tokens, maps, return_maps)
         if not return_maps:
             return score
-        return score, {
-            name: tensor if name.startswith("mask") else tensor.unflatten(3, size).unflatten(2, size)
-            for name, tensor in maps.items()
-        }
+        attention = {name: x.unflatten(3, size).unflatten(2, size) for name, x in maps.items() if "attention" in name}
+        return score, maps | attention
 
     def _extract_both(self, reference: Tensor, distorted: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Both images' maps, scale by scale: from one batch, or from two for large images, to save memory."""
@@ -274,13 +257,12 @@ class CFANet(nn.Module):
         """Attention within each scale (eq. 5), then across scales (eq. 8) or a linear layer, then the head."""
         for i, block in self.self_attention.items():
             tokens[int(i)], maps[f"self_attention_{i}"] = block(tokens[int(i)], return_map=return_maps)
-        if self.concat is None:
-            first, *others = self.order
-            x = tokens[first]
-            for i, block in zip(others, self.cross_attention, strict=True):
-                x, maps[f"cross_attention_{i}"] = block(x, tokens[i], return_map=return_maps)
-        else:
+        if self.concat is not None:
             x = self.concat(torch.cat([tokens[i] for i in self.order], dim=-1))  # (B, L, dim)
+        else:
+            x = tokens[self.order[0]]
+            for i, block in zip(self.order[1:], self.cross_attention, strict=True):
+                x, maps[f"cross_attention_{i}"] = block(x, tokens[i], return_map=return_maps)
         x, _ = self.attention_pool(x)
         return self.head(x.mean(dim=1)).squeeze(1)  # (B,)
 
