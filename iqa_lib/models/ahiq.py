@@ -16,11 +16,9 @@ Both backbones are frozen and cut after the last map in use: ViT blocks 0 to 4 a
 
 - `resnet152_blocks="layer2"`: its helper for ResNet152 takes six bottlenecks of layer2, not the three of layer1.
 
-What it does differently to data, schedule and choice of epoch is in
-`iqa_lib.lab.ahiq_released`. Three more of its flaws
-change only the cost, measured by `benchmarks/ahiq.py`, and are left out: it computes whole backbones, in training with
-a graph that nothing uses; it computes the offsets again for each image; it validates the regressor in training mode,
-which makes no difference there.
+What it does differently to data, schedule and choice of epoch is in `iqa_lib.lab.ahiq_released`. Three more flaws are
+left out, for they change only the cost, measured by `benchmarks/ahiq.py`: it computes whole backbones, in training with
+a graph that nothing uses; it computes the offsets again for each image; it validates the regressor in training mode.
 
 Both backbones see images normalised with mean and deviation 0.5, as the released heads were trained, although
 ResNet50's weights had ImageNet's statistics: `norm` has the alternatives.
@@ -136,7 +134,7 @@ class ViTBackbone(Backbone):
 
 
 class Backbones(nn.ModuleDict):
-    """The frozen backbones by name; images to one map of each."""
+    """The frozen backbones by name; images to a map of each."""
 
     frozen = True
 
@@ -149,11 +147,9 @@ class Backbones(nn.ModuleDict):
 
 
 class DeformFusion(nn.Module):
-    """The CNN's map, sampled where the ViT's map of the reference points, on the ViT's grid.
+    """The CNN's map, sampled where the ViT's map of the reference points, on the grid of the ViT's patches.
 
     Args:
-        channels: Of the CNN's map.
-        patch: The ViT's patch size.
         deform: False leaves out the offsets and the deformable convolution (Table 6).
         project: Project the map to 768 channels first, by a 1x1 convolution (HRNet).
         width: Of the layers, as a fraction of the paper's.
@@ -243,9 +239,8 @@ class AHIQ(nn.Module):
         preset: `"paper"` or `"official_code"`, see the module's docstring.
         cnn: A name in `CNNS` (Table 7).
         vit: `"b8"` or `"b16"`. Its patch is the grid of the score map, also with `fusion="cnn"`.
-        cnn_weights: See `iqa_lib.backbones.Backbone`.
-        vit_weights: Likewise.
-        fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Only backbones in use are built.
+        cnn_weights, vit_weights: See `iqa_lib.backbones.Backbone`.
+        fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Unused backbones are not built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
         norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.
         resnet152_blocks: `"layer1"` or `"layer2"`, for `cnn="resnet152"`; None: as the preset says.
@@ -293,13 +288,12 @@ class AHIQ(nn.Module):
         self.backbone, channels = Backbones(), 0
         if fusion != "vit":
             self.backbone["cnn"] = CNNBackbone(cut, weights=cnn_weights, norm=norm)
-        if fusion != "cnn":
-            self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)
-            channels += VIT_CHANNELS
-        if fusion != "vit":
             options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
             self.deform_net = DeformFusion(cut.channels, self.patch, **options)
             channels += self.deform_net.channels
+        if fusion != "cnn":
+            self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)
+            channels += VIT_CHANNELS
         self.regressor = Regressor(channels, pooling, width=width)
         self.fusion, self.checkpoint = fusion, None
 
@@ -316,15 +310,15 @@ class AHIQ(nn.Module):
         """
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             state = renamed(_flat(read_content(path, "params"), path), AUTHOR_KEYS)
-        in_file = {name: any(key.startswith(f"backbone.{name}.") for key in state) for name in ("cnn", "vit")}
-        model = cls(**{f"{name}_weights": "random" for name in in_file if in_file[name]} | options)
+        in_file = [name for name in ("cnn", "vit") if any(key.startswith(f"backbone.{name}.") for key in state)]
+        model = cls(**{f"{name}_weights": "random" for name in in_file} | options)
         used = model.state_dict()
         state = {key: x for key, x in state.items() if key in used or not key.startswith("backbone.")}
-        load_complete(model, state, path, absent=[f"backbone.{name}." for name in in_file if not in_file[name]])
+        load_complete(model, state, path, absent=[f"backbone.{n}." for n in ("cnn", "vit") if n not in in_file])
         model.checkpoint = Weights("AHIQ", "file", Path(path).name, sha256(path))
-        for name, backbone in model.backbone.items():
-            if in_file[name]:
-                backbone.weights = replace(model.checkpoint, network=backbone.weights.network)
+        for name in set(in_file) & set(model.backbone):
+            backbone = model.backbone[name]
+            backbone.weights = replace(model.checkpoint, network=backbone.weights.network)
         return model
 
     def extract(self, images: Tensor) -> list[Tensor]:
@@ -383,8 +377,5 @@ def _flat(content: dict, path: Path | str) -> dict[str, Tensor]:
     heads = [name for name in content if name.endswith(_HEAD)]
     if not heads:
         return tensors_under(content, "params", path)
-    return {
-        f"{name.removesuffix(_HEAD)}.{key}": tensor
-        for name in heads
-        for key, tensor in tensors_under(content, name, path).items()
-    }
+    parts = {name.removesuffix(_HEAD): tensors_under(content, name, path) for name in heads}
+    return {f"{part}.{key}": tensor for part, state in parts.items() for key, tensor in state.items()}

@@ -38,13 +38,9 @@ class DeformConv(DeformConv2d):
 
 
 def _bilinear(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The four pixels around each sampling point and their shares, 0 outside the map.
+    """The four pixels around each sampling point, as row numbers, and their shares (0 outside the map).
 
-    Args:
-        offsets: `(B, 9, 2, H, W)`.
-
-    Returns:
-        Row numbers in maps of `B * H * W` rows, and shares, `(B * H * W * 9, 4)` both.
+    From offsets `(B, 9, 2, H, W)` to `(B * H * W * 9, 4)` both.
     """
     batch, _, _, height, width = offsets.shape
     tap = torch.arange(9).view(9, 1, 1)

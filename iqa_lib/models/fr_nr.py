@@ -15,8 +15,8 @@ What the paper leaves open was decided here and cannot be checked against the au
   channels; `vgg_taps="post_pool"` is the other reading, the outputs of pools 1 to 4, 64 to 512 channels. ResNet50: the
   stem's ReLU, then stages 1 to 3. Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, Mixed_6e, whose unpadded convolutions
   make maps a little smaller than H / stride; its auxiliary head is not built.
-- Weights: torchvision's first ImageNet weights for all three networks (timm's `tv_in1k`). All branches normalise
-  images by the statistics of these weights (Inception-v3: 0.5 and 0.5).
+- Weights: torchvision's first ImageNet weights (timm's `tv_in1k`), whose statistics normalise the images in all
+  branches (Inception-v3: 0.5 and 0.5).
 - Frozen includes the BatchNorm statistics; `freeze_backbone=False` fine-tunes.
 - The learnt encoders have the frozen one's architecture and timm's random initialisation. FRNP sees references and
   distorted images as one batch, so that BatchNorm treats both alike.

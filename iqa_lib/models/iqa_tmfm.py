@@ -1,8 +1,8 @@
 """IQA-TMFM: which of two distorted images is closer to the reference, by transformers and a fusion of metrics.
 
 Paper: "Image Quality Assessment with Transformers and Multi-Metric Fusion Modules", CVPRW (CLIC) 2022. Code released
-by the authors: JiangWeibeta/IQA-TMFM, without weights. The file follows the paper: frozen features, nonlinear residual
-module (NRM), one encoder and decoder per scale, aggregation over crops, multi-metric fusion module (MFM).
+by the authors: JiangWeibeta/IQA-TMFM, without weights. In the paper's order: frozen features, nonlinear residual module
+(NRM), one encoder and decoder per scale, mean over crops, multi-metric fusion module (MFM).
 
 Where paper and released code differ, `preset` chooses:
 
@@ -12,12 +12,11 @@ Where paper and released code differ, `preset` chooses:
 
 Decided here:
 
-- fusion is absent from the released code: its inputs, their order and standardisation are ours (`FusedIQATMFM`).
+- the released code has no fusion: its inputs, their order and standardisation are ours (`FusedIQATMFM`).
 - the released code averages groups of 4 crops only; here any number.
 - images are normalised to [-1, 1] as in the code (the paper does not say), although the backbone was trained with
   ImageNet's statistics; `norm="imagenet"` uses those.
-
-Only token 0 leaves the decoder, so its last layer computes no other: the same numbers at less cost.
+- only token 0 leaves the decoder, so its last layer computes no other: the same numbers at less cost.
 """
 
 from itertools import pairwise
@@ -185,9 +184,8 @@ class IQATMFM(nn.Module):
         crop: Side of the square crops in pixels, a multiple of 16; it sets the size of the position tables.
         residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
         decoder_mask: `"none"` or `"causal"`; None: as the preset says.
-        dim: Width of the tokens.
-        heads: Of each attention, `head_dim` wide.
-        hidden: Width of the feed-forward layers.
+        dim, hidden: Width of the tokens, and of the feed-forward layers.
+        heads, head_dim: Of each attention.
         layers: Of encoder and of decoder.
         dropout: Of embeddings, attention weights, attention and feed-forward outputs.
 
@@ -228,7 +226,7 @@ class IQATMFM(nn.Module):
         check_choice(DECODER_MASKS, decoder_mask=decoder_mask)
         if crop < 16 or crop % 16:
             raise ValueError(f"crop: got {crop}, expected a multiple of 16, the deepest map's stride")
-        self.crop = crop
+        self.crop = self.min_size = crop
         if backbone in CODECS:
             self.backbone = Cheng2020Anchor(quality=CODECS.index(backbone) + 1, weights=weights)
         else:
@@ -242,10 +240,6 @@ class IQATMFM(nn.Module):
             ScaleTransformer(c, (crop // stride) ** 2, causal=decoder_mask == "causal", **sizes)
             for c, stride in zip(channels, self.backbone.strides, strict=True)
         )
-
-    @property
-    def min_size(self) -> int:
-        return self.crop
 
     def extract(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps at strides 8 and 16 of crops `(B, 3, S, S)`."""
@@ -281,11 +275,9 @@ class IQATMFM(nn.Module):
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "IQATMFM":
-        """The network with the head that the authors' training code saved (`checkpoint_*.pth.tar`).
+        """The network with the head that the authors' code saved (`checkpoint_*.pth.tar`), or of a bare state dict.
 
-        Args:
-            path: Their file, or a bare state dict saved by torch. It does not hold the backbone.
-            **options: Of the constructor; `preset="official_code"` runs it as the authors did.
+        The file does not hold the backbone. `preset="official_code"` runs the head as the authors did.
 
         Raises:
             WeightsError: The file cannot be read, or a tensor is missing or does not fit; the message names it.
@@ -299,14 +291,9 @@ class IQATMFM(nn.Module):
 
 
 class MetricFusion(nn.Module):
-    """The MFM: an MLP of seven hidden layers on the standardised logit and metrics.
+    """The MFM: an MLP on the standardised logit and metrics, with `activation` `"relu"` or `"gelu"`.
 
-    Args:
-        inputs: Number of inputs.
-        hidden: Widths of the hidden layers.
-        activation: `"relu"` or `"gelu"`.
-
-    `fusion(inputs)` takes `(B, inputs)` and returns the fused logit `(B,)` that B is closer.
+    `fusion(inputs)` takes `(B, inputs)` and returns the fused logit `(B,)` that **B** is closer.
     """
 
     def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (192, 64, 64, 32, 16, 8, 4), activation: str = "relu"):

@@ -76,9 +76,9 @@ class PRFBlock(nn.Module):
         return fused, gates
 
     def folded(self) -> "PRFBlock":
-        """The same block with `gate_conv="single"`, from one with `"full"`."""
+        """This block with `gate_conv="single"`, from one with `"full"`."""
         if len(self.gates["w2"].conv) > 1:
-            raise ValueError("gate_conv: got 'bnrelu', expected 'full' to fold: here a ReLU comes before the mean")
+            raise ValueError("gate_conv: got 'bnrelu', expected 'full': a ReLU before the mean cannot be folded")
         block = PRFBlock(self.channels, gate_conv="single")
         block.load_state_dict({key: x.mean(dim=0, keepdim=True) for key, x in self.state_dict().items()})
         return block

@@ -170,12 +170,12 @@ class CFANet(nn.Module):
         if dim % 2 or dim % heads:
             raise ValueError(f"dim: got {dim} with heads={heads}, expected an even multiple of heads")
         self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=freeze_backbone, freeze_batchnorm=True)
-        scales = range(len(taps))
+        channels, gated = self.backbone.channels, glp == "gated"
+        scales = range(len(channels))
         self.order = {"top_down": scales[::-1], "bottom_up": scales, "concat": scales, "none": scales[-1:]}[cross_scale]
         shape = dict(dim=dim, heads=heads, dropout=dropout, ffn=ffn)
         self.h_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 32, 1), std=0.02))
         self.w_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 1, 32), std=0.02))
-        channels, gated = self.backbone.channels, glp == "gated"
         self.pooling = nn.ModuleDict({str(i): GatedLocalPooling(channels[i], dim, gated=gated) for i in self.order})
         within = {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
         self.self_attention = nn.ModuleDict(within)
@@ -203,8 +203,7 @@ class CFANet(nn.Module):
     def folded(self) -> "CFANet":
         """A frozen copy for prediction, with BatchNorm folded into the convolution before it: equal scores, less time.
 
-        For many images of one size, `torch.compile(model.folded())` with `TORCHINDUCTOR_FREEZING=1` in the environment
-        saves a tenth of the time on a CPU, after a minute of compiling; see `benchmarks/topiq.py`.
+        `torch.compile` of it saves another tenth on a CPU for images of one size, see `benchmarks/topiq.py`.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.backbone.modules():
@@ -243,12 +242,14 @@ class CFANet(nn.Module):
 
     def _tokens(self, scales: list, size: torch.Size, maps: dict) -> dict[int, Tensor]:
         """Tokens `(B, L, dim)` of each scale in use, deep to shallow; each pair of maps leaves `scales` when used."""
-        position, tokens = self._position(size), {}
+        table = torch.cat([self.h_emb.expand(-1, -1, -1, 32), self.w_emb.expand(-1, -1, 32, -1)], dim=1)
+        position = F.interpolate(table, size=size, mode="bicubic", align_corners=False)  # (1, dim, *size)
+        tokens = {}
         for i in reversed(range(len(scales))):
             pair = scales.pop()  # 2 x (B, C_i, h_i, w_i)
             if i in self.order:
                 x, mask = self.pooling[str(i)](*pair, size)
-                tokens[i] = x.flatten(2).transpose(1, 2) + position
+                tokens[i] = (x + position).flatten(2).transpose(1, 2)
                 if mask is not None:
                     maps[f"mask_{i}"] = mask
         return tokens
@@ -266,24 +267,15 @@ class CFANet(nn.Module):
         x, _ = self.attention_pool(x)
         return self.head(x.mean(dim=1)).squeeze(1)  # (B,)
 
-    def _position(self, size: torch.Size) -> Tensor:
-        """The 32 x 32 table of positions, resized to tokens `(1, L, dim)`."""
-        table = torch.cat([self.h_emb.expand(-1, -1, -1, 32), self.w_emb.expand(-1, -1, 32, -1)], dim=1)
-        table = F.interpolate(table, size=size, mode="bicubic", align_corners=False)  # (1, dim, *size)
-        return table.flatten(2).transpose(1, 2)
-
 
 class Preference(nn.Module):
     """Triplets judged by a pair model, for BAPPS and PieAPP: `P(B is closer) = sigmoid(d(r, a) - d(r, b))`.
 
-    d is the model's distance. If its score rises with quality instead, `d = softplus(-score)`: positive, as in the
-    authors' network for such data, and the score keeps its direction.
-
-    Args:
-        model: `CFANet` or `LPIPSPlus`.
+    d is the distance of `CFANet` or `LPIPSPlus`. If a score rises with quality instead, `d = softplus(-score)`:
+    positive, as in the authors' network for such data, and the score keeps its direction.
 
     `preference(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or what `model.extract` returns for all three,
-    and returns logits `(B,)` that B is closer.
+    and returns logits `(B,)` that **B** is closer.
     """
 
     def __init__(self, model: nn.Module):
