@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from iqa_lib import baselines, data
-from iqa_lib.lab import runs, tables
+from iqa_lib.lab import records, runs, tables
 
 ROWS = {
     "prfnet_table2": 3,
@@ -51,7 +51,8 @@ MEASURES = {"srocc", "plcc", "plcc4", "krocc", "rmse", "accuracy", "accuracy_dev
 def here(tmp_path, monkeypatch):
     """A repository of its own for outputs, with the real params."""
     (tmp_path / "params").symlink_to(runs.repo_root() / "params")
-    monkeypatch.setattr(tables, "repo_root", lambda: tmp_path)
+    for module in (records, tables):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
     return tmp_path
 
 
@@ -146,7 +147,7 @@ def test_ours_stands_beside_the_papers_value_with_its_interval(here):
     record(here, "01_baselines/clic", name="clic", split="validation", **{"accuracy ssim": 0.57, "accuracy psnr": 0.6})
     text = tables.write("prfnet_table4", "demo").read_text()
     assert "| 0.571 | 0.570 [0.470, 0.670] | 9 (3) | ssim in 01_baselines/clic, seed 0 |" in line(text, "SSIM")
-    assert line(text, "LPIPS").endswith("| needs weights: not here |")
+    assert line(text, "LPIPS").endswith("| weights not found |")
     assert line(text, "MS-SSIM").endswith("| left out of the run, or undefined for a pair |")
     assert line(text, "PRFNet").endswith("| not run |")
     assert line(text, "SwinIQA").endswith(f"| reported: {baselines.REPORTED['SwinIQA']} |")

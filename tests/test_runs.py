@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import nn
 
 from iqa_lib.data.base import IQADataset, Label, Triplet
-from iqa_lib.lab import parameters, runs, tables
+from iqa_lib.lab import parameters, plan, records, runs, tables
 from iqa_lib.lab.execute import one_gpu
 from iqa_lib.lab.parameters import ParameterError
 from iqa_lib.losses import preference_bce, preference_mse
@@ -52,8 +52,8 @@ def here(tmp_path, monkeypatch):
     """A repository of its own for outputs, with the real notebooks and params."""
     for name in ("notebooks", "params"):
         (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path)
-    monkeypatch.setattr(tables, "repo_root", lambda: tmp_path)
+    for module in (records, runs, tables):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
     return tmp_path
 
 

@@ -22,9 +22,9 @@ from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.demo import packaged_photos
 from iqa_lib.images import as_image
-from iqa_lib.lab import runs, scoring
+from iqa_lib.lab import batches, networks, records, runs, scoring
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet, rebuild
-from iqa_lib.score import main
+from iqa_lib.lab.command import main
 from iqa_lib.views import Crops
 from iqa_lib.weights import Weights, WeightsError
 
@@ -282,8 +282,8 @@ def test_prefer_by_a_metric_follows_its_direction():
 def test_a_network_without_weights_names_the_ways_out(name):
     with pytest.raises(WeightsError, match="needs trained weights") as caught:
         iqa_lib.score(PIXELS, NOISY, name)
-    assert all(word in str(caught.value) for word in ("checkpoint=", scoring.NOTEBOOKS[name], "ssim"))
-    assert ("authors" in str(caught.value)) == (name in scoring.AUTHORS)
+    assert all(word in str(caught.value) for word in ("checkpoint=", networks.NETWORKS[name].notebook, "ssim"))
+    assert ("authors" in str(caught.value)) == networks.NETWORKS[name].authors
 
 
 def test_the_default_is_topiq_fr_and_says_how_to_get_it():
@@ -384,7 +384,7 @@ def finished(folder, name):
     else:
         predictions = evaluation.predict(model, views, average=average)
     given = {"test_crops": "corners", "crop": 32, "test_crop_count": 5, "seed": 0, "max_batch": 4, "precision": "fp32"}
-    run = runs.Run(scoring.NOTEBOOKS[name.split(",")[0]], given | {"metrics": "psnr, gmsd"}, folder / "seed0")
+    run = runs.Run(networks.NETWORKS[name.split(",")[0]].notebook, given | {"metrics": "psnr, gmsd"}, folder / "seed0")
     run.finish(model, metrics={}, predictions=predictions, data={"test": data}, weights=Weights(PACKAGED, "random"))
     return data, predictions
 
@@ -515,11 +515,11 @@ def test_two_images_of_one_name_and_an_empty_folder_are_refused(tmp_path):
     for name in ("a.png", "a.bmp"):
         RGB.save(tmp_path / name)
     with pytest.raises(ValueError, match=r"two images of one name.*a\.bmp"):
-        scoring.pairs_of_folders(tmp_path, tmp_path)
+        batches.pairs_of_folders(tmp_path, tmp_path)
     with pytest.raises(ValueError, match="holds no image"):
-        scoring.pairs_of_folders(tmp_path, tmp_path / "empty")
+        batches.pairs_of_folders(tmp_path, tmp_path / "empty")
     with pytest.raises(ValueError, match="is no folder"):
-        scoring.pairs_of_folders(tmp_path, tmp_path / "gone")
+        batches.pairs_of_folders(tmp_path, tmp_path / "gone")
 
 
 def test_a_broken_image_costs_its_row_only(tmp_path, capsys):
@@ -634,7 +634,7 @@ except SystemExit as end:
 from iqa_lib import score
 function = iqa_lib.score
 import iqa_lib.score, numpy
-from iqa_lib.score import main
+from iqa_lib.lab.command import main
 black = numpy.zeros((16, 16, 3), "uint8")
 assert score is function and function is not iqa_lib.score
 assert function(black, black, "ssim") == iqa_lib.score(black, black, "ssim") == 1
