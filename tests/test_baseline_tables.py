@@ -262,12 +262,12 @@ def test_the_papers_differences_stand_beside_their_noise():
 def test_a_row_that_failed_shows_why(here):
     folder = here / "outputs/demo/03_prfnet/table2_fpn/seed0"
     folder.mkdir(parents=True)
-    (folder / "failed.txt").write_text("ParameterError: lr | came 'fast'\n")
+    (folder / "failed.txt").write_text("ParameterError: lr | got 'fast'\n")
     text = tables.write("prfnet_table2", "demo").read_text()
-    assert line(text, "FPN").endswith("| failed: ParameterError: lr \\| came 'fast' |")
+    assert line(text, "FPN").endswith("| failed: ParameterError: lr \\| got 'fast' |")
     assert line(text, "BiFPN").endswith("| not run |")
     found = tables.overview("demo").set_index("table")
-    assert found.failed["prfnet_table2"] == "03_prfnet/table2_fpn: ParameterError: lr | came 'fast'"
+    assert found.failed["prfnet_table2"] == "03_prfnet/table2_fpn: ParameterError: lr | got 'fast'"
     assert (found.runs["prfnet_table2"], found.finished["prfnet_table2"]) == (3, 0)
 
 
@@ -288,7 +288,7 @@ def test_a_scale_wants_the_runs_of_its_own_columns(scale):
     assert "03_prfnet/table2_fpn" in named
 
 
-def test_sizes_of_data_sets_that_are_not_here_are_not_guessed(here):
+def test_sizes_of_data_sets_that_are_not_found_are_not_guessed(here):
     text = tables.write("ahiq_table1", "demo").read_text()
-    assert text.count("not here") == 5
+    assert text.count("not found") == 5
     assert "| 29 / 779 / 5 |" in text
