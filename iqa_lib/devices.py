@@ -1,7 +1,6 @@
 """The one place, beside `iqa_lib.training`, that knows a device: which there is, moving onto it, what it computes."""
 
 import os
-import platform
 import re
 from pathlib import Path
 
@@ -15,15 +14,9 @@ def best_device() -> torch.device:
     return Accelerator(mixed_precision="no").device
 
 
-def device_of(model: nn.Module | None) -> torch.device:
-    """Where a model's parameters or buffers are; the CPU if it has none."""
-    tensors = () if model is None else (*model.parameters(), *model.buffers())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters or buffers are."""
+    return next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
 
 
 def check_device(device: torch.device | str) -> None:
@@ -35,10 +28,8 @@ def check_device(device: torch.device | str) -> None:
         raise ValueError(f"device: got {str(device)!r}, which is not here ({reason}): give device='cpu'") from error
 
 
-def to_device(item: Tensor | nn.Module | list, device: torch.device | str) -> Tensor | nn.Module | list:
-    """Tensors, lists of them, or a model onto the device; 8-bit images become floats in [0, 1] there."""
-    if isinstance(item, nn.Module):
-        return item.to(device)
+def to_device(item: Tensor | list, device: torch.device | str) -> Tensor | list:
+    """Tensors and lists of them onto the device; 8-bit images become floats in [0, 1] there."""
     if not isinstance(item, Tensor):
         return [to_device(part, device) for part in item]
     item = item.to(device, non_blocking=True)
