@@ -1,10 +1,10 @@
-"""Checks of options, in one voice: what came, and what is expected."""
+"""Checks of options, with one wording of their errors."""
 
 from collections.abc import Iterable
 
 
 def check_choice(allowed: Iterable[object], **options: object) -> None:
-    """Raise ValueError for the first option whose value is not among those allowed; its name is in the message."""
+    """Raise ValueError, naming the option, if a value is not one of those allowed."""
     allowed = tuple(allowed)
     for name, value in options.items():
         if value not in allowed:
@@ -12,7 +12,7 @@ def check_choice(allowed: Iterable[object], **options: object) -> None:
 
 
 def check_at_least(least: float, **numbers: float) -> None:
-    """Raise ValueError for the first number that is below `least`, or NaN; its name is in the message."""
+    """Raise ValueError, naming the number, if one is below `least` or NaN."""
     for name, value in numbers.items():
         if not value >= least:
             raise ValueError(f"{name}: got {value}, expected at least {least}")

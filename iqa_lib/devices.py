@@ -1,46 +1,67 @@
-"""The one place, beside `iqa_lib.training`, that knows a device: which there is, moving onto it, what it computes."""
+"""All that the package, outside `iqa_lib.training`, knows about devices: which to use, moving to it, its precision."""
 
 import os
+import platform
 import re
+from functools import cache
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+
+from iqa_lib.checks import check_choice
+
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def best_device() -> torch.device:
-    """The GPU of this process, else the CPU, as Accelerate sees it."""
+    """This process's GPU if there is one, else the CPU, as Accelerate chooses."""
+    from accelerate import Accelerator  # slow to import
+
     return Accelerator(mixed_precision="no").device
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters or buffers are."""
-    return next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
+def device_of(model: nn.Module | None) -> torch.device:
+    """Where a model's parameters or buffers are; the CPU if it has none."""
+    tensors = () if model is None else (*model.parameters(), *model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
 
 
 def check_device(device: torch.device | str) -> None:
-    """Raise ValueError if there is no such device here."""
+    """Raise ValueError if this machine has no such device."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"device: got {str(device)!r}, which is not here ({reason}): give device='cpu'") from error
+        raise ValueError(f"device: got {str(device)!r}, expected one of this machine ({reason}): use 'cpu'") from error
 
 
-def to_device(item: Tensor | list, device: torch.device | str) -> Tensor | list:
-    """Tensors and lists of them onto the device; 8-bit images become floats in [0, 1] there."""
-    if not isinstance(item, Tensor):
+def to_device(item, device: torch.device | str):
+    """Move a model, a tensor or nested lists of tensors; 8-bit images become floats in [0, 1]."""
+    if not isinstance(item, Tensor | nn.Module):
         return [to_device(part, device) for part in item]
+    if isinstance(item, nn.Module):
+        return item.to(device)
     item = item.to(device, non_blocking=True)
     return item.float() / 255 if item.dtype == torch.uint8 else item
 
 
-def resolved_precision(precision: str, device: torch.device | None = None) -> str:
-    """`"auto"` as `"bf16"` on a device that computes it natively, else as `"fp32"`; another precision as it is.
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a network computes in `precision`, one of `PRECISIONS`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolved_precision(precision, device) == "bf16")
 
-    Emulated, as on a CPU without bf16 instructions, bf16 takes ten times as long as fp32.
+
+def resolved_precision(precision: str, device: torch.device | None = None) -> str:
+    """`"auto"` as `"bf16"` if the device computes it natively, else as `"fp32"`; the others as they are.
+
+    Emulated, on a CPU without bf16 instructions, bf16 takes ten times as long as fp32.
     """
+    check_choice(PRECISIONS, precision=precision)
     if precision != "auto":
         return precision
     return "bf16" if _has_native_bf16(device or best_device()) else "fp32"
@@ -55,5 +76,6 @@ def _has_native_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and vectors and allowed and _cpu_lists_bf16()
 
 
+@cache
 def _cpu_lists_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return cpuinfo.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text()) is not None

@@ -1,12 +1,13 @@
 """Agreement of predictions with human scores, with confidence intervals over references.
 
-Predictions and scores point the same way, higher is better; a metric that runs the wrong way shows as a negative
-correlation, which is kept. Distorted images of one reference are not independent, so every 95 % interval comes from a
-percentile bootstrap over references (cluster bootstrap): reference ids are drawn with replacement and each brings all
-its rows (Field and Welsh, "Bootstrapping clustered data", 2007). The order of the rows changes no interval.
+Predictions and scores point the same way, higher is better; a metric that points the other way has a negative
+correlation. Distorted images of one reference are not independent, so every 95 % interval comes from a percentile
+bootstrap over references (cluster bootstrap): reference ids are drawn with replacement and each brings all its rows
+(Field and Welsh, "Bootstrapping clustered data", 2007). The order of the rows changes no interval. Options of every
+bootstrap: `resamples`, the number of resamples (1000), and `seed` (0).
 
-Every function raises ValueError for lists of unequal length, values that are not finite numbers, unknown option names
-and correlations of constant values.
+Every function raises ValueError for columns of unequal length, values that are not finite numbers, unknown options and
+correlations of constant values. scipy is imported where it is used: that takes half a second.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -17,11 +18,10 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import kendalltau
 
-_FIT_PARAMETERS = {"logistic4": 4, "logistic5": 5}
+from iqa_lib.checks import check_choice
+
+_FIT_PARAMETERS = {None: 0, "logistic4": 4, "logistic5": 5}
 _FIT_EVALUATIONS = 1000
 
 
@@ -31,12 +31,12 @@ class Estimate:
 
     Attributes:
         value: The statistic on all rows.
-        low: 2.5 % percentile of the bootstrap over references. Like `high`, nan where the bootstrap is undefined: with
-            a single reference, or where the statistic is undefined in more than half of the resamples.
+        low: 2.5 % percentile of the bootstrap over references. Like `high`, nan for a single reference, or if the
+            statistic is undefined in more than half of the resamples.
         high: 97.5 % percentile.
         n: Number of rows.
         references: Number of distinct references.
-        resampled: The statistic in each resample, what a paired difference is made of; empty with a single reference.
+        resampled: The statistic in each resample, for `paired_difference`; empty for a single reference.
     """
 
     value: float
@@ -47,9 +47,8 @@ class Estimate:
     resampled: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
 
     def __str__(self) -> str:
-        plural = "" if self.references == 1 else "s"
-        interval = f"[{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.value:.3f} {interval} (n={self.n}, {self.references} reference{plural})"
+        references = f"{self.references} reference{'' if self.references == 1 else 's'}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.n}, {references})"
 
     def as_dict(self) -> dict[str, float | int]:
         """The first five attributes by name."""
@@ -72,13 +71,7 @@ class Calibration:
 
 
 def plcc(
-    prediction: ArrayLike,
-    score: ArrayLike,
-    references: Iterable[Hashable],
-    *,
-    fit: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], *, fit: str | None = None, **bootstrap: int
 ) -> Estimate:
     """Pearson's linear correlation coefficient, in [-1, 1].
 
@@ -88,10 +81,9 @@ def plcc(
         references: Id of each row's reference.
         fit: None correlates the predictions as they are; "logistic4" and "logistic5" map them by `logistic_fit` first.
             The fit is done once on all rows and the bootstrap resamples the fitted values, so the interval leaves out
-            the fit's own uncertainty. A falling fit turns a reversed metric around, so a fitted PLCC does not tell the
-            direction: read it from SROCC or from the raw PLCC.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the bootstrap.
+            the fit's own uncertainty. A falling fit turns a reversed metric around, so a fitted PLCC does not show the
+            direction: see SROCC or the raw PLCC.
+        **bootstrap: `resamples` and `seed`.
 
     Raises:
         ValueError: Malformed input, or a constant one, for which the correlation is undefined.
@@ -99,17 +91,10 @@ def plcc(
     """
     groups, x, y = _correlation_rows(prediction, score, references)
     x = _fitted(x, y, fit)
-    return _estimate(lambda counts: _pearson(x, y, counts[groups]), groups, resamples, seed)
+    return _estimate(lambda counts: _pearson(x, y, counts[groups]), groups, **bootstrap)
 
 
-def srocc(
-    prediction: ArrayLike,
-    score: ArrayLike,
-    references: Iterable[Hashable],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Estimate:
+def srocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], **bootstrap: int) -> Estimate:
     """Spearman's rank-order correlation coefficient, in [-1, 1]; ties get their mean rank. Arguments as in `plcc`."""
     groups, x, y = _correlation_rows(prediction, score, references)
     x_level, y_level = (np.unique(values, return_inverse=True)[1] for values in (x, y))
@@ -118,21 +103,16 @@ def srocc(
         weights = counts[groups]
         return _pearson(_mean_ranks(x_level, weights), _mean_ranks(y_level, weights), weights)
 
-    return _estimate(statistic, groups, resamples, seed)
+    return _estimate(statistic, groups, **bootstrap)
 
 
-def krocc(
-    prediction: ArrayLike,
-    score: ArrayLike,
-    references: Iterable[Hashable],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Estimate:
+def krocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], **bootstrap: int) -> Estimate:
     """Kendall's rank-order correlation coefficient tau-b, in [-1, 1]. Arguments as in `plcc`.
 
     The slowest of the statistics: some 2 ms per resample of 10,000 rows.
     """
+    from scipy.stats import kendalltau
+
     groups, x, y = _correlation_rows(prediction, score, references)
 
     def statistic(counts: np.ndarray) -> float:
@@ -141,17 +121,11 @@ def krocc(
             return np.nan
         return float(kendalltau(x[rows], y[rows]).statistic)
 
-    return _estimate(statistic, groups, resamples, seed)
+    return _estimate(statistic, groups, **bootstrap)
 
 
 def rmse(
-    prediction: ArrayLike,
-    score: ArrayLike,
-    references: Iterable[Hashable],
-    *,
-    fit: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], *, fit: str | None = None, **bootstrap: int
 ) -> Estimate:
     """Root mean squared error in the unit of `score`, 0 or more, lower is better. Arguments as in `plcc`.
 
@@ -161,7 +135,7 @@ def rmse(
     groups, x, y = _rows(references, prediction=_numbers("prediction", prediction), score=_numbers("score", score))
     squared_error = (_fitted(x, y, fit) - y) ** 2
     mean = _reference_mean(squared_error, groups)
-    return _estimate(lambda counts: float(np.sqrt(mean(counts))), groups, resamples, seed)
+    return _estimate(lambda counts: float(np.sqrt(mean(counts))), groups, **bootstrap)
 
 
 def two_afc_accuracy(
@@ -172,27 +146,25 @@ def two_afc_accuracy(
     triplets: Sequence[Hashable] | None = None,
     dedup: str = "rows",
     ties: str = "a",
-    resamples: int = 1000,
-    seed: int = 0,
+    **bootstrap: int,
 ) -> Estimate:
     """Two-alternative forced choice: mean share of humans who agree with the decision, in [0, 1].
 
     The decision is B where p_b > 0.5 and A where p_b < 0.5. A row scores `label` for B and 1 - label for A: plain
-    accuracy on hard votes, the 2AFC score of BAPPS (Zhang et al., CVPR 2018) on shares.
+    accuracy on hard votes, the 2AFC score of BAPPS (Zhang et al., CVPR 2018) on shares of votes.
 
     Args:
         p_b: Predicted probability in [0, 1] that B is closer to the reference than A; one row or more.
         label: Human share in [0, 1] preferring B, or hard votes: 0 for A, 1 for B.
         references: Id of each row's reference.
-        triplets: Hashable key of each row's triplet, such as "O,A,B" or ("O", "A", "B"); used by dedup="devkit" only.
+        triplets: Key of each row's triplet, such as "O,A,B" or ("O", "A", "B"); for dedup="devkit" only.
         dedup: "rows" averages over all rows. "devkit" collapses repeats of a triplet to one row with the last label
             and the last prediction, as the dictionary of the CLIC devkit does; the result's n counts these rows.
-        ties: Rule for p_b exactly 0.5: "a" counts as the answer A (CLIC devkit), "half" scores 0.5 (BAPPS).
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the bootstrap.
+        ties: Rule for p_b = 0.5: "a" counts as the answer A (CLIC devkit), "half" scores 0.5 (BAPPS).
+        **bootstrap: `resamples` and `seed`.
     """
-    _check_option("dedup", dedup, ("rows", "devkit"))
-    _check_option("ties", ties, ("a", "half"))
+    check_choice(("rows", "devkit"), dedup=dedup)
+    check_choice(("a", "half"), ties=ties)
     p_b, label = _numbers("p_b", p_b, 0, 1), _numbers("label", label, 0, 1)
     if dedup == "devkit":
         references = _listed(references)
@@ -203,7 +175,7 @@ def two_afc_accuracy(
     agreement = np.where(p_b > 0.5, label, 1 - label)
     if ties == "half":
         agreement[p_b == 0.5] = 0.5
-    return _estimate(_reference_mean(agreement, groups), groups, resamples, seed)
+    return _estimate(_reference_mean(agreement, groups), groups, **bootstrap)
 
 
 AGREEMENT = {
@@ -213,14 +185,13 @@ AGREEMENT = {
     "krocc": krocc,
     "rmse": partial(rmse, fit="logistic4"),
 }
-"""How well predictions of pairs agree with people's scores: rank correlations, PLCC as it is, and PLCC and RMSE after a
-logistic of 4 parameters."""
+"""Agreements of pairs' predictions with human scores: PLCC raw, and PLCC and RMSE after a logistic of 4 parameters."""
 
 
 def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sign: int = 1) -> dict[str, Estimate]:
-    """Those of `AGREEMENT` that are defined for a table; a fit that does not converge, say, is printed and left out.
+    """Those of `AGREEMENT` that a table of pairs has; what is undefined, or does not converge, is printed and left out.
 
-    Of a table of triplets the one there is, `accuracy`, by the rule of BAPPS that a tie gets half.
+    For a table of triplets `accuracy`, where a tie scores 0.5 as in BAPPS.
     """
     if {"a", "b"} <= set(table):
         return {"accuracy": two_afc_accuracy(table.prediction, table.target, table.reference_id, ties="half")}
@@ -234,23 +205,22 @@ def agreements(table: pd.DataFrame, names: Iterable[str] = tuple(AGREEMENT), sig
 
 
 def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
-    """One of `AGREEMENT` from a table of predictions of pairs; `sign` is -1 where a lower prediction is better."""
+    """One of `AGREEMENT` from a table of predictions of pairs; `sign` is -1 if lower predictions are better."""
     return AGREEMENT[name](sign * table.prediction.to_numpy(), table.target.tolist(), table.reference_id.tolist())
 
 
 def paired_difference(first: Estimate, second: Estimate) -> Estimate:
-    """The first less the second, both made of the same rows with the same seed: each resample drew the same references.
+    """The first minus the second, both of the same rows and seed, so that each resample drew the same references.
 
     Raises:
-        ValueError: They were made of different numbers of rows, references or resamples.
+        ValueError: The numbers of rows, references or resamples differ.
     """
-    for name, (one, other) in {
-        "rows": (first.n, second.n),
-        "references": (first.references, second.references),
-        "resamples": (first.resampled.size, second.resampled.size),
-    }.items():
-        if one != other:
-            raise ValueError(f"estimates came of {one} and {other} {name}, expected two of the same rows and resamples")
+    made_of = [(estimate.n, estimate.references, estimate.resampled.size) for estimate in (first, second)]
+    if made_of[0] != made_of[1]:
+        raise ValueError(
+            f"estimates: got (rows, references, resamples) {made_of[0]} and {made_of[1]}, expected equal ones: "
+            "compare two predictions of the same rows"
+        )
     resampled = first.resampled - second.resampled
     return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
 
@@ -258,42 +228,38 @@ def paired_difference(first: Estimate, second: Estimate) -> Estimate:
 def difference_noise(measure: str, first: float, second: float, n: int) -> float:
     """Half-width of the 95 % interval of a difference between two published numbers, of n rows each, as if independent.
 
-    Two methods tested on the same rows agree on many of them, which makes the true interval narrower; rows of one
-    reference resemble each other, which makes it wider. It tells the size of differences that n rows can resolve.
+    This is the size of differences that n rows can resolve. Two methods tested on the same rows agree on many of them,
+    which makes the true interval narrower; rows of one reference resemble each other, which makes it wider.
 
     Args:
         measure: `"accuracy"` (binomial), `"plcc"` (Fisher's z), `"srocc"` (Bonett and Wright 2000, Psychometrika 65) or
             `"krocc"` (Fieller, Hartley and Pearson 1957, Biometrika 44).
         first: One number.
         second: The other.
-        n: Rows that each stands on.
+        n: Rows behind each.
     """
-    _check_option("measure", measure, ("accuracy", "plcc", "srocc", "krocc"))
+    check_choice(("accuracy", "plcc", "srocc", "krocc"), measure=measure)
     _check_row_count(n, 5, "the noise of a difference")
     values = np.array([first, second], dtype=float)
     if measure == "accuracy":
         variance = values * (1 - values) / n
     else:
-        z_variance = {
-            "plcc": np.full(2, 1 / (n - 3)),
-            "srocc": (1 + values**2 / 2) / (n - 3),
-            "krocc": np.full(2, 0.437 / (n - 4)),
-        }[measure]
+        z_variance = {"plcc": 1 / (n - 3), "srocc": (1 + values**2 / 2) / (n - 3), "krocc": 0.437 / (n - 4)}[measure]
         variance = (1 - values**2) ** 2 * z_variance
     return float(1.96 * np.sqrt(variance.sum()))
 
 
 def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -> np.ndarray:
-    """Least-squares map of predictions onto the scale of the scores, by a rising or a falling logistic.
+    """Least-squares map of predictions to the scale of the scores, by a rising or a falling logistic.
 
     With s(t) = 1 / (1 + exp(-t)) and the fitted b:
 
     - 4 parameters: b2 + (b1 - b2) s((x - b3) / |b4|) (VQEG; Seshadrinathan et al., TIP 2010)
     - 5 parameters: b1 (1/2 - s(-b2 (x - b3))) + b4 x + b5 (Sheikh, Sabir and Bovik, TIP 2006); need not be monotone
 
-    Both are linear but for centre and width, so only these two are searched, by Nelder and Mead's simplex from the best
-    point of a coarse grid, with the linear coefficients solved for at every step (variable projection). The search is
-    bounded: a centre at most one range outside the predictions, a width of 1e-3 to 1e3 of their standard deviations.
+    Both are linear except in centre and width, so only these two are searched, by Nelder and Mead's simplex from the
+    best point of a coarse grid, and the linear coefficients are solved for at every step (variable projection). Bounds:
+    a centre at most one range outside the predictions, a width of 1e-3 to 1e3 of their standard deviations.
 
     Args:
         prediction: Predicted qualities, in any unit and direction; more rows than parameters.
@@ -307,7 +273,10 @@ def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -
         ValueError: Malformed or constant input, or too few rows.
         RuntimeError: The search does not converge.
     """
-    _check_option("parameters", parameters, (4, 5))
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    check_choice((4, 5), parameters=parameters)
     prediction, score = _numbers("prediction", prediction), _numbers("score", score)
     _check_lengths(prediction=prediction, score=score)
     _check_row_count(score.size, parameters + 1, f"a fit of {parameters} parameters")
@@ -325,37 +294,30 @@ def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -
 
     starts = product(np.quantile(x, (0.1, 0.3, 0.5, 0.7, 0.9)), np.log((0.03, 0.1, 0.3, 1, 3)))
     start = min(starts, key=squared_error)
-    options = {
-        "initial_simplex": np.add(start, [(0, 0), (0.3, 0), (0, 0.5)]),
-        "maxfev": _FIT_EVALUATIONS,
-        "xatol": 1e-6,
-        "fatol": 1e-9 * x.size,
-    }
+    simplex = np.add(start, [(0, 0), (0.3, 0), (0, 0.5)])
+    options = dict(initial_simplex=simplex, maxfev=_FIT_EVALUATIONS, xatol=1e-6, fatol=1e-9 * x.size)
     bounds = (x.min() - np.ptp(x), x.max() + np.ptp(x)), (np.log(1e-3), np.log(1e3))
     found = minimize(squared_error, start, method="Nelder-Mead", bounds=bounds, options=options)
     if not found.success:
         raise RuntimeError(
-            f"the {parameters}-parameter logistic fit did not converge in {found.nfev} steps on {x.size} rows; "
-            "look for outliers in the predictions, or report the raw PLCC (fit=None)"
+            f"the {parameters}-parameter logistic fit did not converge in {found.nfev} steps on {x.size} rows: "
+            "check the predictions for outliers, or report the raw PLCC (fit=None)"
         )
     return mapped(found.x) * score.std() + score.mean()
 
 
 def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration:
-    """Predicted probability of B against the observed share of B.
+    """Predicted probability of B beside the observed share of B, for the bins that hold predictions.
 
     Args:
         p_b: Predicted probability of B in [0, 1]; one row or more.
         label: Human share preferring B in [0, 1], or hard votes 0 and 1.
         bins: Number of bins of equal width over [0, 1]; a value on an inner edge belongs to the upper bin.
-
-    Returns:
-        The bins that hold predictions; empty ones are left out.
     """
     p_b, label = _numbers("p_b", p_b, 0, 1), _numbers("label", label, 0, 1)
     _check_lengths(p_b=p_b, label=label)
     _check_row_count(p_b.size, 1, "calibration")
-    _check_positive_integer("bins", bins)
+    _check_positive_integer(bins=bins)
     bin_of_row = np.digitize(p_b, np.linspace(0, 1, bins + 1)[1:-1])
     count = np.bincount(bin_of_row)
     filled = count > 0
@@ -363,16 +325,15 @@ def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration
     return Calibration(predicted / count[filled], observed / count[filled], count[filled])
 
 
-def _estimate(statistic: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int, seed: int) -> Estimate:
+def _estimate(
+    statistic: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> Estimate:
     """The statistic on all rows, with its percentile bootstrap over references.
 
-    Args:
-        statistic: Takes how often each reference is drawn and returns the value, nan where it is undefined.
-        groups: Number of each row's reference, counted from 0.
-        resamples: Number of resamples.
-        seed: Seed.
+    `statistic` takes how often each reference is drawn and returns the value, nan if undefined; `groups` numbers each
+    row's reference from 0.
     """
-    _check_positive_integer("resamples", resamples)
+    _check_positive_integer(resamples=resamples)
     references = int(groups.max()) + 1
     value = float(statistic(np.ones(references, dtype=int)))
     values = np.empty(0)
@@ -384,7 +345,7 @@ def _estimate(statistic: Callable[[np.ndarray], float], groups: np.ndarray, resa
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of resampled values, nan where most of them are undefined."""
+    """The 95 % interval of resampled values, nan if most of them are undefined."""
     defined = resampled[~np.isnan(resampled)]
     if not defined.size or 2 * defined.size < resampled.size:
         return np.nan, np.nan
@@ -416,25 +377,23 @@ def _reference_mean(values: np.ndarray, groups: np.ndarray) -> Callable[[np.ndar
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, fit: str | None) -> np.ndarray:
-    _check_option("fit", fit, (None, *_FIT_PARAMETERS))
+    check_choice(_FIT_PARAMETERS, fit=fit)
     return x if fit is None else logistic_fit(x, y, _FIT_PARAMETERS[fit])
 
 
 def _last_rows(triplets: Sequence[Hashable] | None, n: int) -> list[int]:
     """Index of the last row of each triplet."""
     if triplets is None:
-        raise ValueError('dedup="devkit" came without triplets; pass one key per row, or use dedup="rows"')
+        raise ValueError('triplets: got None, expected keys for dedup="devkit": pass one per row, or use dedup="rows"')
     triplets = list(triplets)
     _check_lengths(triplets=triplets, p_b=range(n))
     try:
         return list({key: row for row, key in enumerate(triplets)}.values())
     except TypeError as error:
-        raise ValueError(f'triplets: {error}; pass strings "O,A,B" or tuples ("O", "A", "B")') from None
+        raise ValueError(f'triplets: {error}: pass strings "O,A,B" or tuples ("O", "A", "B")') from None
 
 
-def _correlation_rows(
-    prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable]
-) -> tuple[np.ndarray, ...]:
+def _correlation_rows(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable]) -> tuple:
     columns = {"prediction": _numbers("prediction", prediction), "score": _numbers("score", score)}
     rows = _rows(references, minimum=3, **columns)
     _check_varies("a correlation", **columns)
@@ -452,18 +411,18 @@ def _rows(references: Iterable[Hashable], minimum: int = 1, **columns: np.ndarra
 
 
 def _listed(references: Iterable[Hashable]) -> list[Hashable]:
-    """A list of plain Python values, whether a list, an array, a tensor or a column of a table came."""
+    """A list of plain Python values from a list, an array, a tensor or a column of a table."""
     return references.tolist() if hasattr(references, "tolist") else list(references)
 
 
 def _reference_numbers(references: list[Hashable]) -> np.ndarray:
     """Position of each row's reference among the sorted distinct references."""
     if any(reference is None or (isinstance(reference, float) and np.isnan(reference)) for reference in references):
-        raise ValueError("references hold a missing id (None or nan); name the reference of every row")
+        raise ValueError("references: got None or nan, expected an id for every row: name the missing references")
     try:
         number = {reference: position for position, reference in enumerate(sorted(set(references)))}
     except TypeError as error:
-        raise ValueError(f"references: {error}; pass ids of one type, such as file names") from None
+        raise ValueError(f"references: {error}: pass ids of one type, such as file names") from None
     return np.array([number[reference] for reference in references])
 
 
@@ -472,15 +431,15 @@ def _numbers(name: str, values: ArrayLike, low: float = -np.inf, high: float = n
     try:
         numbers = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} holds something that is not a number ({error}); pass one number per row") from None
+        raise ValueError(f"{name}: got something that is not a number ({error}): pass one number per row") from None
     if numbers.ndim != 1:
-        raise ValueError(f"{name} has shape {numbers.shape}; pass a flat sequence, one number per row")
+        raise ValueError(f"{name}: got shape {numbers.shape}, expected a flat sequence: pass one number per row")
     wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers < low) | (numbers > high))
     if wrong.size:
-        wanted = "finite numbers" if np.isinf(low) else f"numbers in [{low}, {high}]"
+        expected = "finite numbers" if np.isinf(low) else f"numbers in [{low}, {high}]"
         raise ValueError(
-            f"{name} must hold {wanted}, but {wrong.size} of {numbers.size} rows do not, the first being "
-            f"row {wrong[0]} with {numbers[wrong[0]]}; rescale these rows or leave them out"
+            f"{name}: got {numbers[wrong[0]]} in row {wrong[0]} ({wrong.size} such of {numbers.size} rows), expected "
+            f"{expected}: rescale these rows or leave them out"
         )
     return numbers
 
@@ -488,32 +447,27 @@ def _numbers(name: str, values: ArrayLike, low: float = -np.inf, high: float = n
 def _check_lengths(**columns: Sequence | np.ndarray) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        came = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise ValueError(f"the columns differ in length ({came}); pass one entry per row in each")
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(f"columns: got lengths {found}, expected equal ones: pass one entry per row in each")
 
 
 def _check_row_count(n: int, minimum: int, purpose: str) -> None:
     if n < minimum:
-        raise ValueError(f"the number of rows is {n}, but {purpose} needs at least {minimum}; pass more rows")
+        raise ValueError(f"rows: got {n}, expected at least {minimum} for {purpose}: pass more rows")
 
 
 def _check_varies(purpose: str, **columns: np.ndarray) -> None:
     for name, column in columns.items():
         if _constant(column):
             raise ValueError(
-                f"{name} is constant ({column[0]} in all {column.size} rows), which leaves {purpose} undefined; "
-                "pass values that differ"
+                f"{name}: got {column[0]} in all {column.size} rows, expected values that differ for {purpose}"
             )
 
 
-def _check_option(name: str, value: object, allowed: tuple) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}")
-
-
-def _check_positive_integer(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r} came; pass a whole number of at least 1")
+def _check_positive_integer(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
 
 
 def _constant(values: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Training: one `fit` for every paper, on Accelerate; killed at any moment, it goes on where it last saved."""
+"""Training: one `fit` for every paper, on Accelerate. Killed at any moment, it resumes from its last checkpoint."""
 
 import json
 import math
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
@@ -15,34 +16,39 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.utils import get_total_norm
+from torch.utils.data import DataLoader
 
 from iqa_lib.checks import check_at_least, check_choice
-from iqa_lib.devices import resolved_precision, to_device
+from iqa_lib.devices import PRECISIONS, autocast, best_device, to_device
 from iqa_lib.files import atomic
 from iqa_lib.progress import progress
+from iqa_lib.views import View
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
-PRECISIONS = ("auto", "fp32", "bf16")
-SELECTION = ("selection", "selection_2")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns: a data set that is indexed by `(epoch, index)`, and `loss(output, target)`."""
+    """What a model learns: a view of a data set (see `iqa_lib.views`), and `loss(output, target)`."""
 
-    data: Dataset
+    data: View
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A training's end: one row a step (`step`, `epoch`, `lr`, `loss`), its seconds, whether it was only loaded."""
+    """A finished training: a row per step (`step`, `epoch`, `lr`, `loss`), its seconds, and if it was only loaded."""
 
     history: pd.DataFrame
     seconds: float
     loaded: bool
+
+
+def lower(values: list[float], kept: list[float]) -> bool:
+    """Whether the (first) selection number is below that of the epoch kept before."""
+    return values[0] < kept[0]
 
 
 def fit(
@@ -66,6 +72,7 @@ def fit(
     save_every: int = 200,
     max_steps: int = 0,
     select: Task | None = None,
+    improves: Callable[[list[float], list[float]], bool] = lower,
     name: str = "training",
 ) -> Fit:
     """Train what requires a gradient in `model`, and leave it in eval mode with the weights of the last step.
@@ -75,11 +82,11 @@ def fit(
     CPU, ends with the same bits as one that was not. A run that is complete in `folder` is loaded, not repeated.
 
     Args:
-        model: Takes what its tasks' data give, less the last item, which is the target.
-        tasks: Their losses are summed in each step. An epoch is a pass through the first; the others go round.
-        folder: For `checkpoint.pt` while it lasts, then `model.safetensors`, `history.csv` and `fit.json`.
+        model: Takes the inputs that its tasks' views give; their last item is the target.
+        tasks: Their losses are summed in each step. An epoch is a pass through the first; the others start over.
+        folder: For `checkpoint.pt` during the training, then `model.safetensors`, `history.csv` and `fit.json`.
         epochs: Passes through the first task's data.
-        batch_size: Records a step and task, over all processes; an incomplete last batch is left out.
+        batch_size: Records per step and task, over all processes; an incomplete last batch is left out.
         lr: Learning rate at the start.
         optimizer: `"sgd"`, `"adam"` or `"adamw"`.
         momentum: For SGD.
@@ -88,17 +95,17 @@ def fit(
             `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch; `"cosine_step"`: to
             zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code).
         schedule_epochs: See `schedule`.
-        lr_end: Learning rate that a cosine falls to instead of zero.
-        precision: `"fp32"`, `"bf16"` autocast, or `"auto"`: see `resolved_precision`.
+        lr_end: Learning rate at the lowest point of a cosine, instead of zero.
+        precision: `"fp32"`, `"bf16"` autocast, or `"auto"`: see `iqa_lib.devices.resolved_precision`.
         accumulate: Parts that a batch is computed in, to save memory.
         seed: See above.
         workers: Processes that read ahead.
         save_every: Steps between checkpoints.
-        max_steps: Stop after so many steps; 0 for all.
-        select: Keep the weights of the epoch after which this task's loss, over all its data at once, was lowest,
-            instead of the last. The history tells it as `selection`. A loss of two numbers, `(2,)`, keeps an epoch
-            if either is below that of the epoch kept before (AHIQ's released code).
-        name: Beside the progress bar.
+        max_steps: Stop after this many steps; 0: run all.
+        select: Keep the weights of the best epoch instead of the last: the one after which this task's loss, over all
+            its data at once, was lowest. The history has it as `selection` (and `selection_2`, ... of several numbers).
+        improves: Whether an epoch's selection numbers are better than those of the epoch kept before.
+        name: Shown beside the progress bar.
 
     Raises:
         ValueError: An argument out of its range, or a data set smaller than one batch.
@@ -107,62 +114,40 @@ def fit(
     check_choice(OPTIMIZERS, optimizer=optimizer)
     check_choice(SCHEDULES, schedule=schedule)
     check_choice(PRECISIONS, precision=precision)
-    check_at_least(
-        1,
-        epochs=epochs,
-        batch_size=batch_size,
-        schedule_epochs=schedule_epochs,
-        accumulate=accumulate,
-        save_every=save_every,
-        tasks=len(tasks),
-    )
+    counts = dict(epochs=epochs, batch_size=batch_size, accumulate=accumulate, save_every=save_every, tasks=len(tasks))
+    check_at_least(1, schedule_epochs=schedule_epochs, **counts)
+    check_at_least(0, max_steps=max_steps)
     if not 0 <= lr_end <= lr:
         raise ValueError(f"lr_end: got {lr_end}, expected 0 to lr ({lr})")
-    if max_steps < 0:
-        raise ValueError(f"max_steps: got {max_steps}, expected 0 (all) or more")
     folder, started = Path(folder), time.monotonic()
     if (folder / "fit.json").exists():
         return _load_finished(model, folder)
     accelerator = Accelerator(mixed_precision="no")
-    device, precision = accelerator.device, resolved_precision(precision, accelerator.device)
-    if batch_size % (accumulate * accelerator.num_processes):
-        raise ValueError(
-            f"batch_size {batch_size} cannot be shared by {accelerator.num_processes} processes x {accumulate}"
-        )
+    device, parts = accelerator.device, accumulate * accelerator.num_processes
+    if batch_size % parts:
+        raise ValueError(f"batch_size: got {batch_size}, expected a multiple of {parts} (accumulate x processes)")
     steps_per_epoch = len(tasks[0].data) // batch_size
     if not steps_per_epoch:
-        raise ValueError(f"{name}: {len(tasks[0].data)} records came, expected at least one batch of {batch_size}")
+        raise ValueError(f"{name}: got {len(tasks[0].data)} records, expected at least one batch of {batch_size}")
     total = min(epochs * steps_per_epoch, max_steps or epochs * steps_per_epoch)
     model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
     updater = _optimizer(model, optimizer, lr, momentum, weight_decay)
+    updater.zero_grad(set_to_none=True)
     first, history, spent = _resume(folder, model, updater)
     wrapped = accelerator.prepare_model(model)
     shares = dict(batch_size=batch_size, accumulate=accumulate, seed=seed, first=first, total=total)
     streams = [iter(_loader(task.data, workers, accelerator, **shares)) for task in tasks]
 
-    kept = None
-    for values in filter(None, map(_selection, history)):
-        kept = values if _improves(values, kept) else kept
+    def next_loss(task: Task, stream: Iterator) -> Tensor:
+        *inputs, target = to_device(next(stream), device)
+        with autocast(device, precision):
+            output = wrapped(*inputs)
+        return task.loss(output.float(), target)
 
-    def add_gradients(step: int) -> float:
-        loss = 0.0
-        for part in range(1, accumulate + 1):
-            with accelerator.no_sync(wrapped) if part < accumulate else nullcontext():
-                losses = []
-                for task, stream in zip(tasks, streams, strict=True):
-                    *inputs, target = to_device(next(stream), device)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                        output = wrapped(*inputs)
-                    losses.append(task.loss(output.float(), target))
-                part_loss = sum(losses) / accumulate
-                accelerator.backward(part_loss)
-            loss += part_loss.item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"{name}: the loss is {loss} at step {step}: lower lr ({lr}), or use precision='fp32'"
-            )
-        return loss
+    def better(kept: list[float] | None, values: list[float]) -> list[float]:
+        return values if kept is None or improves(values, kept) else kept
 
+    kept = reduce(better, filter(None, map(_selection, history)), None)
     model.train()
     bar = progress(range(first, total), name, initial=first, total=total)
     for step in bar:
@@ -171,7 +156,14 @@ def fit(
         rate = lr_end + (lr - lr_end) * factor if schedule.startswith("cosine") else lr * factor
         for group in updater.param_groups:
             group["lr"] = rate
-        loss = add_gradients(step)
+        loss = 0.0
+        for part in range(1, accumulate + 1):
+            with accelerator.no_sync(wrapped) if part < accumulate else nullcontext():
+                part_loss = sum(map(next_loss, tasks, streams)) / accumulate
+                accelerator.backward(part_loss)
+            loss += part_loss.item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"{name}: the loss is {loss} at step {step}: lower lr ({lr}), or use fp32")
         updater.step()
         updater.zero_grad(set_to_none=True)
         history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch, "lr": rate, "loss": loss})
@@ -180,11 +172,10 @@ def fit(
             values = _loss_over_all(model, select, batch_size, workers, device, precision)
             if not all(map(math.isfinite, values)):
                 raise FloatingPointError(f"{name}: the selection is {', '.join(map(str, values))} at step {step}")
-            history[-1] |= dict(zip(SELECTION, values, strict=False))
-            if _improves(values, kept):
-                kept = values
-                if accelerator.is_main_process:
-                    save_weights(model, folder / "best.safetensors")
+            history[-1] |= {f"selection_{i}" if i > 1 else "selection": value for i, value in enumerate(values, 1)}
+            kept = better(kept, values)
+            if kept is values and accelerator.is_main_process:
+                save_weights(model, folder / "best.safetensors")
         if (step + 1) % save_every == 0 and step + 1 < total and accelerator.is_main_process:
             _save(folder, model, updater, history, spent + time.monotonic() - started)
     model.eval()
@@ -199,8 +190,29 @@ def fit(
     return result
 
 
+def first_batch(data: View, batch_size: int, seed: int = 0, model: nn.Module | None = None) -> list:
+    """The batch that `fit` sees at step 0, inputs and then the target, on the best device, where `model` is moved, too.
+
+    Compute its loss in eval mode, as `iqa_lib.evaluation.look` leaves a model, or BatchNorm's statistics move.
+    """
+    device = best_device()
+    if model is not None:
+        to_device(model, device)
+    records = _Batches(len(data), batch_size, accumulate=1, seed=seed, first=0, total=1, rank=slice(None))
+    return to_device(next(iter(DataLoader(data, batch_sampler=records))), device)
+
+
+def gradient_norms(model: nn.Module) -> pd.Series:
+    """L2 norm of the gradient of each part of a network, after `loss.backward()`; 0 for parts that are frozen."""
+    gradients: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        part = gradients.setdefault(name.split(".")[0], [])
+        part += [] if parameter.grad is None else [parameter.grad]
+    return pd.Series({part: get_total_norm(found).item() for part, found in gradients.items()}, name="gradient norm")
+
+
 def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per_epoch: int = 1) -> float:
-    """What the learning rate is multiplied with at `step` of `total`; `period` is `schedule_epochs` in steps."""
+    """The learning rate at `step` of `total`, relative to the first; `period` is `schedule_epochs` in steps."""
     if schedule == "step":
         return 0.1 ** (step // period)
     if schedule == "cosine":
@@ -213,18 +225,18 @@ def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per
 
 
 def save_weights(model: nn.Module, path: Path | str) -> None:
-    """Write a model's state as safetensors, whole or not at all."""
+    """Write a model's state as safetensors; a killed write leaves no file."""
     with atomic(path) as temporary:
         save_file({key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}, temporary)
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Read back what `save_weights` wrote; every tensor must be there and fit."""
+    """Load what `save_weights` wrote; names and shapes must match."""
     model.load_state_dict(load_file(path))
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
-    """Peak memory in bytes: of the GPU's allocator, or on a CPU of this process."""
+    """Peak memory in bytes: of the GPU's allocator, or of this process on a CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -253,7 +265,7 @@ class _Batches:
                 yield [(epoch, index) for index in batch[part :: self.accumulate]]
 
 
-def _loader(data: Dataset, workers: int, accelerator: Accelerator, **batches) -> DataLoader:
+def _loader(data: View, workers: int, accelerator: Accelerator, **batches) -> DataLoader:
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
     return DataLoader(
         data,
@@ -268,12 +280,12 @@ def _loader(data: Dataset, workers: int, accelerator: Accelerator, **batches) ->
 def _loss_over_all(
     model: nn.Module, task: Task, batch_size: int, workers: int, device: torch.device, precision: str
 ) -> list[float]:
-    """A task's loss over all its data at once, in eval mode: its numbers, mostly one."""
+    """A task's loss over all its data at once, in eval mode, as a list of its numbers."""
     keys = [(0, index) for index in range(len(task.data))]
     outputs, targets = [], []
     model.eval()
     for *inputs, target in DataLoader(task.data, batch_size, sampler=keys, num_workers=workers):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             outputs.append(model(*to_device(inputs, device)).float().cpu())
         targets.append(target)
     model.train()
@@ -281,12 +293,8 @@ def _loss_over_all(
 
 
 def _selection(row: dict) -> list[float]:
-    """What a step of the history tells of the selection, if anything."""
-    return [row[name] for name in SELECTION if not math.isnan(row.get(name, math.nan))]
-
-
-def _improves(values: list[float], kept: list[float] | None) -> bool:
-    return kept is None or any(value < before for value, before in zip(values, kept, strict=True))
+    """The selection numbers of a step of the history, if it has any."""
+    return [value for name, value in row.items() if name.startswith("selection")]
 
 
 def _optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -304,7 +312,7 @@ def _save(folder: Path, model: nn.Module, updater: torch.optim.Optimizer, histor
 
 
 def _resume(folder: Path, model: nn.Module, updater: torch.optim.Optimizer) -> tuple[int, list[dict], float]:
-    """Steps done, history and seconds of the last checkpoint, its state loaded; or a start from nothing."""
+    """Load the last checkpoint, if any; returns its number of steps, its history and its seconds."""
     if not (folder / "checkpoint.pt").exists():
         return 0, [], 0.0
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
@@ -314,7 +322,7 @@ def _resume(folder: Path, model: nn.Module, updater: torch.optim.Optimizer) -> t
 
 
 def _finish(folder: Path, model: nn.Module, result: Fit) -> None:
-    """Leave the results; `fit.json` comes last and says that the rest is complete."""
+    """Write the results; `fit.json` is the last and marks the rest as complete."""
     save_weights(model, folder / "model.safetensors")
     with atomic(folder / "history.csv") as temporary:
         result.history.to_csv(temporary, index=False)
@@ -324,7 +332,7 @@ def _finish(folder: Path, model: nn.Module, result: Fit) -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Remove the checkpoint of a finished training, and what killed writes left."""
+    """Remove the checkpoint of a finished training, and the temporary files of killed writes."""
     for leftover in (folder / "checkpoint.pt", folder / "best.safetensors", *folder.glob(".*-*")):
         leftover.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from test_crops import image_set
+from test_views import image_set
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d, deform_conv2d

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_crops import image_set, one_thread_of_the_cpu  # noqa: F401
+from test_views import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 
-from iqa_lib import baselines, evaluation
+from iqa_lib import baselines, devices, evaluation
 from iqa_lib.baselines import Baseline, prefer, preference
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.evaluation import (
@@ -164,6 +164,18 @@ def test_kept_features_give_the_same_predictions(triplets, prfnet, monkeypatch):
         pd.testing.assert_frame_equal(table, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_computes_in_bf16_where_that_is_native(triplets, prfnet, monkeypatch, native):
+    monkeypatch.setattr(devices, "_has_native_bf16", lambda device: native)
+    auto, expected = (
+        predict(prfnet, Crops(triplets, "corners", 32), precision=name)
+        for name in ("auto", "bf16" if native else "fp32")
+    )
+    pd.testing.assert_frame_equal(auto, expected, check_exact=True)
+    with pytest.raises(ValueError, match="precision: got 'fp16', expected one of 'auto', 'fp32', 'bf16'"):
+        predict(prfnet, Crops(triplets, "corners", 32), precision="fp16")
+
+
 def test_bf16_stays_close(triplets, prfnet):
     exact, rough = (predict(prfnet, Crops(triplets, "corners", 32), precision=name) for name in ("fp32", "bf16"))
     assert (exact.prediction != rough.prediction).any()
@@ -272,7 +284,7 @@ def test_a_pairs_prediction_is_the_mean_score(pairs, average, crops):
 
 def test_an_unknown_average_is_an_error(triplets, pairs):
     for dataset in (triplets, pairs):
-        with pytest.raises(ValueError, match=r"average: got 'median', expected one of \('probability', 'logit'\)"):
+        with pytest.raises(ValueError, match="average: got 'median', expected one of 'probability', 'logit'"):
             prediction_table(dataset, [torch.zeros(2)] * 6, average="median")
 
 
@@ -518,6 +530,19 @@ def test_the_most_disputed_images_are_of_one_reference():
     assert evaluation.most_disputed(worse, sign=-1) == (4, 3)
     same = table.assign(prediction=[0.6, 0.5, 0.1, 0.7, 0.8, 0.9])
     assert evaluation.most_disputed(same) == (2, 0)
+
+
+def test_the_worst_mistakes_of_pairs_are_the_farthest_in_rank():
+    """Ranks: targets 1 2 3 4, predictions 4 1 3 2, whatever the scale."""
+    table = pd.DataFrame({"target": [1.0, 2.0, 3.0, 4.0], "prediction": [9e9, -1.0, 3.0, 2.0]})
+    assert evaluation.worst_mistakes(table, 2) == [0, 3]
+    assert evaluation.worst_mistakes(table, 9) == [0, 3, 1, 2]
+    assert evaluation.worst_mistakes(table.assign(prediction=-table.prediction), 3, sign=-1) == [0, 3, 1]
+
+
+def test_the_worst_mistakes_of_triplets_are_the_farthest_in_value():
+    table = pd.DataFrame({"a": "p", "b": "q", "prediction": [0.9, 0.5, 0.2], "target": [1.0, 1.0, 0.0]})
+    assert evaluation.worst_mistakes(table, 2) == [1, 2]
 
 
 def test_agreement_with_triplets_is_the_accuracy_with_half_a_point_for_a_tie():

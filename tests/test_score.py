@@ -304,8 +304,8 @@ def test_the_default_is_topiq_fr_and_says_how_to_get_it():
         ({"metric": "topiq-fr", "checkpoint": __file__}, WeightsError, "cannot be read"),
         ({"metric": "ssim", "checkpoint": __file__}, ValueError, "has no network: leave them out"),
         ({"metric": "ssim", "vit": "b16"}, ValueError, "options vit, which only a checkpoint of the authors takes"),
-        ({"metric": "ssim", "device": "cuda:77"}, ValueError, "give device='cpu'"),
-        ({"metric": "ssim", "device": "tpu9"}, ValueError, "give device='cpu'"),
+        ({"metric": "ssim", "device": "cuda:77"}, ValueError, "use 'cpu'"),
+        ({"metric": "ssim", "device": "tpu9"}, ValueError, "use 'cpu'"),
     ],
 )
 def test_a_wrong_metric_checkpoint_device_or_option_is_named(arguments, error, message):

@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from iqa_lib.lab.parameters import ParameterError as ParameterError
 from iqa_lib.lab.parameters import declared, validate
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
-from iqa_lib.training import Fit, Task, fit, peak_memory, save_weights
+from iqa_lib.training import Fit, Task, fit, lower, peak_memory, save_weights
 from iqa_lib.weights import Weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
@@ -58,6 +58,7 @@ class Run:
         tasks: list[Task],
         *,
         select: Task | None = None,
+        improves: Callable[[list[float], list[float]], bool] = lower,
         note: str = "",
         **options,
     ) -> Fit:
@@ -72,11 +73,14 @@ class Run:
             model: See `iqa_lib.training.fit`.
             tasks: See there.
             select: See there.
+            improves: See there.
             note: Printed first unless the step is finished.
             **options: See there.
         """
         keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
-        key = hashlib.sha256(repr((_model_key(model), keys, bool(select), options)).encode())
+        key = hashlib.sha256(
+            repr((_model_key(model), keys, bool(select), inspect.getsource(improves), options)).encode()
+        )
         key.update(f"{self.parameters['seed']}{code_fingerprint()}".encode())
         folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key.hexdigest()[:12]}"
         if note and not (folder / "fit.json").exists():
@@ -85,7 +89,8 @@ class Run:
         accelerator = Accelerator(mixed_precision="no")
         with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
             accelerator.wait_for_everyone()
-            result = fit(model, tasks, folder=folder, seed=self.parameters["seed"], select=select, name=name, **options)
+            options |= dict(seed=self.parameters["seed"], select=select, improves=improves, name=name)
+            result = fit(model, tasks, folder=folder, **options)
         how = "finished weights loaded" if result.loaded else "trained"
         where = folder.relative_to(repo_root())
         print(f"{name}: {how}, {len(result.history)} steps, {result.seconds:.0f} s of training ({where})")

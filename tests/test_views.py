@@ -1,4 +1,4 @@
-"""Crops: where they lie and what decides them; features of fixed crops: kept, they change nothing."""
+"""Crops: where they lie and what decides them; kept features of fixed crops change nothing; one protocol."""
 
 import math
 import time
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from iqa_lib.backbones import PACKAGED, Backbone
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.models import PRFNet
-from iqa_lib.views import PROTOCOLS, Crops, FixedFeatures, crop_places
+from iqa_lib.views import PROTOCOLS, Crops, FixedFeatures, Vectors, WithScores, crop_places, first_tensor
 
 FIXED = [{"protocol": "grid", "count": 0}, {"protocol": "grid", "count": 2}, {"protocol": "corners"}]
 
@@ -132,57 +132,18 @@ def test_random_crops_follow_the_seed_and_reach_every_place():
     assert sum(share) == pytest.approx(1)
 
 
-def test_without_the_last_place_no_crop_touches_the_far_edges():
-    draw = partial(crop_places, "random", 12, 14, 10, last_place=False)
-    assert {place for place in draw(3000)} == {(top, left) for top in range(2) for left in range(4)}
-    with pytest.raises(ValueError, match="crop 12 leaves no place in an image of 14x12 under last_place=False"):
-        crop_places("random", 12, 14, 12, 1, last_place=False)
-
-
 def test_place_errors():
-    with pytest.raises(ValueError, match=r"protocol: got 'five', expected one of \('whole', 'grid'"):
+    with pytest.raises(ValueError, match="protocol: got 'five', expected one of 'whole', 'grid'"):
         crop_places("five", 10, 10, 4)
     for protocol in set(PROTOCOLS) - {"whole"}:
         for height, width, size in ((10, 3, 4), (3, 10, 4), (10, 10, 0)):
-            with pytest.raises(ValueError, match=f"crop {size} does not fit into an image of {width}x{height}"):
+            with pytest.raises(ValueError, match=f"size: got crops of {size}, expected 1 to {min(height, width)}:"):
                 crop_places(protocol, height, width, size, count=1)
-    with pytest.raises(ValueError, match="'random': got count 0"):
+    with pytest.raises(ValueError, match="count: got 0, expected at least 1"):
         crop_places("random", 10, 10, 4)
 
 
 # --- Crops
-
-
-def test_averaged_crops_are_the_mean_of_those_that_were_drawn(samples):
-    mean = Crops(samples, "random", 16, averaged=3)
-    for index in range(len(samples)):
-        *images, target = samples.read(index)
-        places = crop_places("random", *images[0].shape[1:], 16, 3, mean.draw(4, index))
-        assert len(set(places)) > 1
-        *seen, seen_target = mean[4, index]
-        for image, average in zip(images, seen, strict=True):
-            cut = [image[:, top : top + 16, left : left + 16].double() / 255 for top, left in places]
-            assert torch.allclose(average.double(), sum(cut) / 3, atol=1e-6)
-        assert seen_target == target
-    assert mean.fingerprint() != Crops(samples, "random", 16).fingerprint()
-
-
-def test_crops_that_never_reach_the_edge_are_drawn_in_training_and_evaluation(samples):
-    crops = Crops(samples, "random", 49, count=60, last_place=False)
-    image = samples.read(0)[0]
-    down, right = (side - 49 for side in image.shape[1:])
-    cut = {
-        (top, left): image[:, top : top + 49, left : left + 49] for top in range(down + 1) for left in range(right + 1)
-    }
-    for seen in (crops.all(0)[0], [crops[epoch, 0][0] for epoch in range(60)]):
-        places = {next(place for place, part in cut.items() if torch.equal(part, crop)) for crop in seen}
-        assert places == {(top, left) for top in range(down) for left in range(right)}
-
-
-@pytest.mark.parametrize("options", [{"averaged": 0}, {"averaged": 2, "draws": 2}, {"averaged": 2, "protocol": "grid"}])
-def test_averages_want_random_crops(samples, options):
-    with pytest.raises(ValueError, match=f"averaged: got {options['averaged']}, expected 1, or more under protocol"):
-        Crops(samples, **{"protocol": "random", "size": 16} | options)
 
 
 @pytest.mark.parametrize("options", [*FIXED, {"protocol": "random", "count": 3}], ids=str)
@@ -246,7 +207,7 @@ def test_images_of_a_record_share_crop_and_mirror(samples, flip):
 
 def test_small_images_are_enlarged_to_the_crop_or_refused(tmp_path):
     dataset = image_set(tmp_path, [(40, 20), (16, 64), (50, 60)])
-    with pytest.raises(ValueError, match=r"crop 32 does not fit into an image of 40x20: .* enlarge=True"):
+    with pytest.raises(ValueError, match="size: got crops of 32, expected 1 to 20: crop less, or enlarge=True"):
         Crops(dataset, size=32)[0, 0]
     crops, whole = (Crops(dataset, protocol, 32, enlarge=True) for protocol in ("random", "whole"))
     assert [tuple(whole[0, index][0].shape) for index in range(3)] == [(3, 32, 64), (3, 128, 32), (3, 60, 50)]
@@ -277,7 +238,7 @@ def test_crops_know_their_protocols(samples):
 @pytest.mark.parametrize("flip", [True, False, "diagonal", ""])
 def test_crops_know_their_flips(samples, flip):
     with pytest.raises(
-        ValueError, match=rf"flip: got {flip!r}, expected one of \('none', 'horizontal', 'vertical', 'b"
+        ValueError, match=f"flip: got {flip!r}, expected one of 'none', 'horizontal', 'vertical', 'both'"
     ):
         Crops(samples, size=32, flip=flip)
 
@@ -355,7 +316,7 @@ def test_one_draw_is_a_stack_of_one(samples):
 @pytest.mark.parametrize(("options", "count"), [({"protocol": "grid", "count": 2}, 2), ({"protocol": "whole"}, 1)])
 def test_more_draws_than_crops_are_an_error(samples, options, count):
     crops = Crops(samples, size=32, draws=6, **options)
-    with pytest.raises(ValueError, match=f"draws: got 6, but protocol '.*' has {count} crops an image"):
+    with pytest.raises(ValueError, match=f"draws: got 6, expected at most {count}, the crops that '.*' has"):
         crops[0, 0]
     assert len(crops.all(0)[0]) == count
 
@@ -381,8 +342,36 @@ def test_evaluation_sees_the_crops_as_they_are(samples):
 
 
 def test_whole_images_cannot_be_turned(samples):
-    with pytest.raises(ValueError, match="turn=True: got whole images, which need not be square"):
+    with pytest.raises(ValueError, match="turn: got True for whole images"):
         Crops(samples, "whole", turn=True)
+
+
+# --- Views of other things than images
+
+
+@pytest.mark.parametrize("kind", ["images", "features", "vectors"])
+def test_all_views_follow_one_protocol(samples, kind, request):
+    """What a training step sees, given a dimension of one crop, is among the crops that evaluation sees."""
+    scores = torch.arange(24.0).reshape(6, 2, 2)
+    if kind == "features":
+        request.getfixturevalue("cache")
+    plain = Crops(samples, "corners", 32)
+    view = Vectors(samples, scores) if kind == "vectors" else plain
+    view = FixedFeatures(plain, request.getfixturevalue("backbone")) if kind == "features" else view
+    for seen in (view,) if kind == "vectors" else (view, WithScores(view, scores)):
+        assert len(seen) == len(seen.dataset) == 6
+        *inputs, target = seen[1, 2]
+        *every, same_target = seen.all(2)
+        assert target == same_target == torch.tensor(samples.records[2].target)
+        assert {len(first_tensor(item)) for item in every} == {1 if kind == "vectors" else 5}
+        crop = (first_tensor(every) == first_tensor(inputs)).flatten(1).all(1).nonzero()[0, 0]
+        for item, some in zip(inputs, every, strict=True):
+            parts = [(item, some)] if isinstance(item, torch.Tensor) else zip(item, some, strict=True)
+            assert all(torch.equal(part, crops[crop]) for part, crops in parts)
+        assert seen.fingerprint() == seen.fingerprint()
+    assert len({str(v.fingerprint()) for v in (view, seen, Vectors(samples, scores + 1), plain)}) >= 3
+    with pytest.raises(ValueError, match="values: got 6 rows, expected 2, one per record"):
+        Vectors(IQADataset("images", "all", samples.records[:2], samples.label), scores)
 
 
 # --- Features of fixed crops
@@ -450,7 +439,7 @@ def test_draws_of_features_are_those_of_the_crops(tmp_path, cache, backbone, opt
             assert [len(scale) for scale in scales] == [2] * len(scales)
             assert equal(scales, [scale[picked[-1]] for scale in every])
     assert len(set(map(tuple, picked))) > 1
-    with pytest.raises(ValueError, match="draws: got 99, but"):
+    with pytest.raises(ValueError, match="draws: got 99, expected at most"):
         FixedFeatures(Crops(crops.dataset, size=32, seed=3, draws=99, **options), backbone)[0, 0]
 
 
@@ -546,14 +535,14 @@ def test_two_at_once_share_the_work(tmp_path, cache, backbone, counted, monkeypa
 
 def test_only_fixed_crops_and_frozen_backbones_have_fixed_features(tmp_path, cache, backbone, monkeypatch):
     dataset = image_set(tmp_path, [(64, 64)])
-    with pytest.raises(ValueError, match=r"fixed crops; came protocol 'random', flip none"):
+    with pytest.raises(ValueError, match="crops: got protocol 'random', flip 'none', turn False, expected fixed ones"):
         FixedFeatures(Crops(dataset, "random", 32), backbone)
-    with pytest.raises(ValueError, match=r"fixed crops; came protocol 'grid', flip vertical, turn False"):
+    with pytest.raises(ValueError, match="crops: got protocol 'grid', flip 'vertical', turn False"):
         FixedFeatures(Crops(dataset, "grid", 32, flip="vertical"), backbone)
-    with pytest.raises(ValueError, match=r"fixed crops; came protocol 'grid', flip none, turn True"):
+    with pytest.raises(ValueError, match="crops: got protocol 'grid', flip 'none', turn True"):
         FixedFeatures(Crops(dataset, "grid", 32, turn=True), backbone)
     monkeypatch.setattr(backbone.backbone, "frozen", False)
-    with pytest.raises(ValueError, match="frozen backbone: freeze it, or train from the images"):
+    with pytest.raises(ValueError, match="expected a frozen one: freeze it, or train from the images"):
         FixedFeatures(Crops(dataset, "grid", 32), backbone)
 
 

@@ -1,0 +1,131 @@
+"""Precision `auto`: bf16 where it is native, on every kind of machine that can be pretended; what needs no torch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from test_runs import here  # noqa: F401
+from torch import nn
+
+from iqa_lib import devices
+from iqa_lib.devices import autocast, check_device, device_of, resolved_precision, to_device
+from iqa_lib.lab import runs
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend a CPU: its vector instructions, the flags it lists, and the instructions that oneDNN may use."""
+
+    def pretend(capability: str = "AVX512", listed: bool = True, limit: str | None = None) -> None:
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(devices, "_cpu_lists_bf16", lambda: listed)
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        if limit is not None:
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "bf16"),
+        ({"capability": "SVE256"}, "bf16"),
+        ({"limit": "AVX512_CORE_BF16"}, "bf16"),
+        ({"limit": "avx512_core_amx"}, "bf16"),
+        ({"capability": "AVX2"}, "fp32"),
+        ({"capability": "DEFAULT"}, "fp32"),
+        ({"listed": False}, "fp32"),
+        ({"limit": "AVX2"}, "fp32"),
+        ({"limit": "avx512_core_vnni"}, "fp32"),
+    ],
+    ids=str,
+)
+def test_auto_on_a_cpu(machine, given, expected):
+    machine(**given)
+    assert resolved_precision("auto", CPU) == expected
+    assert [resolved_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    with autocast(CPU, "auto"):
+        assert (nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == torch.bfloat16) == (expected == "bf16")
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_on_a_gpu(monkeypatch, native, expected):
+    """Emulation does not count."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert resolved_precision("auto", CUDA) == expected
+
+
+def test_auto_on_another_device_is_fp32(machine):
+    machine()
+    assert resolved_precision("auto", torch.device("mps")) == "fp32"
+
+
+def test_an_unknown_precision_is_an_error():
+    with pytest.raises(ValueError, match="precision: got 'fp16', expected one of 'auto', 'fp32', 'bf16'"):
+        resolved_precision("fp16")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fma avx2 avx512f avx512_bf16", True),
+        ("amx_bf16 amx_tile", True),
+        ("asimd bf16 sve", True),
+        ("avx2 f16c", False),
+    ],
+)
+def test_the_flags_of_a_cpu(tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    assert devices._cpu_lists_bf16(tmp_path / "cpuinfo") == expected
+    assert not devices._cpu_lists_bf16(tmp_path / "none")
+
+
+def test_a_processor_held_to_avx2_resolves_auto_to_fp32():
+    code = "from iqa_lib.devices import resolved_precision as r; import torch; print(r('auto', torch.device('cpu')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "ALL"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "fp32\n"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_the_record_says_which_precision_auto_was(here, monkeypatch, capsys, precision):  # noqa: F811
+    monkeypatch.setattr(devices, "_has_native_bf16", lambda device: precision == "bf16")
+    run = runs.start("03_prfnet", {"row": "auto", "precision": "auto"})
+    assert f"precision = {precision!r}" in capsys.readouterr().out
+    path = run.finish(metrics={}, predictions=pd.DataFrame({"prediction": []}), data={}, weights={})
+    assert json.loads(path.read_text())["parameters"]["precision"] == precision
+
+
+def test_moving_makes_floats_of_images_and_keeps_the_nesting():
+    image, score = torch.tensor([0, 51, 255], dtype=torch.uint8), torch.tensor([3.0])
+    moved = to_device([image, [score, [image]]], "cpu")
+    assert torch.equal(moved[0], torch.tensor([0, 0.2, 1]))
+    assert torch.equal(moved[1][0], score)
+    assert moved[1][1][0].dtype == torch.float32
+    model = nn.BatchNorm1d(3, affine=False)
+    assert to_device(model, "cpu") is model
+    assert device_of(model) == CPU
+
+
+def test_a_device_that_is_not_here_is_an_error():
+    check_device("cpu")
+    with pytest.raises(ValueError, match=r"device: got 'cuda:99', expected one of this machine .*: use 'cpu'"):
+        check_device("cuda:99")
+
+
+def test_agreements_files_and_checks_need_no_torch():
+    code = "import sys; import iqa_lib.metrics, iqa_lib.files, iqa_lib.checks; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "accelerate", "scipy.stats", "scipy.optimize", "matplotlib"} & set(loaded)
