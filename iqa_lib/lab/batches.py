@@ -21,14 +21,7 @@ PAIR, TRIPLET = ["reference", "distorted"], ["reference", "a", "b"]
 
 
 def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFrame:
-    """Each image of one folder beside the image of the same name, whatever its ending, in the other.
-
-    Args:
-        reference: A folder; or one file, the reference of all.
-        distorted: A folder.
-
-    Returns:
-        Columns `reference` and `distorted`, sorted by name.
+    """Each image of a folder beside the one of the same name, whatever its ending, in the other, or beside one file.
 
     Raises:
         ValueError: Images have no partner, or two have one name; lists them.
@@ -79,11 +72,7 @@ def pairs_of_csv(file: Path | str) -> pd.DataFrame:
 
 
 def score_table(pairs: pd.DataFrame, metric: "Metric") -> Iterator[dict]:
-    """Scores of many pairs, or preferences of many triplets, row by row.
-
-    Args:
-        pairs: Columns `reference` and `distorted`, or `reference`, `a` and `b`: anything that `score` takes.
-        metric: From `iqa_lib.lab.scoring.load`.
+    """Scores of many pairs, or preferences of many triplets, row by row, by a metric of `iqa_lib.lab.scoring.load`.
 
     Yields:
         The row with `score` or `p_b`; `metric`; `better`, its direction; `origin`, the code and weights behind it; and

@@ -72,20 +72,15 @@ def one_gpu() -> Iterator[None]:
         return
     cache_dir().mkdir(parents=True, exist_ok=True)
     for device in cycle(devices):
-        with suppress(Timeout), FileLock(cache_dir() / f"gpu-{device}.lock", timeout=1), _visible(device):
-            yield
+        with suppress(Timeout), FileLock(cache_dir() / f"gpu-{device}.lock", timeout=1):
+            before = {name: os.environ[name] for name in [VISIBLE] if name in os.environ}
+            os.environ[VISIBLE] = device
+            try:
+                yield
+            finally:
+                del os.environ[VISIBLE]
+                os.environ.update(before)
             return
-
-
-@contextmanager
-def _visible(device: str) -> Iterator[None]:
-    before = os.environ.get(VISIBLE)
-    os.environ[VISIBLE] = device
-    try:
-        yield
-    finally:
-        del os.environ[VISIBLE]
-        os.environ |= {} if before is None else {VISIBLE: before}
 
 
 def _gpus() -> list[str]:

@@ -10,21 +10,13 @@ from iqa_lib.baselines import BASELINES
 
 @dataclass(frozen=True)
 class Network:
-    """A network of this repository.
+    """A network of this repository."""
 
-    Attributes:
-        model: Its class in `iqa_lib.models`.
-        notebook: The notebook that trains it.
-        triplets: Whether it says which of two images is closer, instead of scoring one.
-        authors: Whether `model.from_author_checkpoint` reads the file that the authors released.
-        file: The name of that file, if it has one.
-    """
-
-    model: str
-    notebook: str
-    triplets: bool = False
-    authors: bool = False
-    file: str = ""
+    model: str  # its class in `iqa_lib.models`
+    notebook: str  # the notebook that trains it
+    triplets: bool = False  # says which of two images is closer instead of scoring one
+    authors: bool = False  # has `from_author_checkpoint`
+    file: str = ""  # what the authors call their checkpoint
 
 
 NETWORKS = {

@@ -34,24 +34,14 @@ class ParameterError(ValueError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One declared parameter.
-
-    Attributes:
-        name: Its name.
-        type: int, float, str or bool.
-        default: What it is if nobody sets it.
-        help: The help text after the mark.
-        choices: Allowed texts; empty if text is free.
-        low: Lowest allowed number; None: anything above 0.
-        high: Highest allowed number.
-    """
+    """One declared parameter."""
 
     name: str
     type: type
     default: object
     help: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
+    choices: tuple[str, ...] = ()  # none: any text
+    low: float | None = None  # None: anything above 0
     high: float = math.inf
 
     def converted(self, value: object) -> object:
@@ -91,17 +81,11 @@ def declared(notebook: str) -> dict[str, Parameter]:
 
 def declarations(source: str) -> dict[str, Parameter]:
     """What `declared` returns, from the source of the cell."""
-    lines = source.splitlines()
-    found = [
-        _declaration(
-            node.target.id,
-            _TYPES[node.annotation.id],
-            ast.literal_eval(node.value),
-            lines[node.lineno - 1].partition("  # ")[2],
-        )
-        for node in ast.parse(source).body
-    ]
-    return {parameter.name: parameter for parameter in found}
+    found = {}
+    for node in ast.parse(source).body:
+        name, kind, default = node.target.id, _TYPES[node.annotation.id], ast.literal_eval(node.value)
+        found[name] = _declaration(name, kind, default, source.splitlines()[node.lineno - 1].partition("  # ")[2])
+    return found
 
 
 def _declaration(name: str, kind: type, default: object, text: str) -> Parameter:
@@ -122,17 +106,10 @@ def _declaration(name: str, kind: type, default: object, text: str) -> Parameter
 
 
 def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
-    """Check values against a notebook's declaration.
-
-    Args:
-        notebook: Name without ending, such as `"03_prfnet"`.
-        values: Values by name; the others take their defaults.
-
-    Returns:
-        All parameters, in the notebook's order.
+    """All parameters of a notebook (such as `"03_prfnet"`) in its order: the values given, the others' defaults.
 
     Raises:
-        ParameterError: Lists everything that is wrong.
+        ParameterError: Lists everything that is wrong with the values.
     """
     known, wrong = declared(notebook), []
     for name in sorted(set(values) - set(known)):

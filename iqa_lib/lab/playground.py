@@ -121,7 +121,7 @@ class Playground:
         return scores | {self._name: score.item()}, named | dict(spatial(maps))
 
     def _judges(self) -> dict[str, object]:
-        """What gives a score and knows its direction, by name."""
+        """Whatever gives a score and has a direction, by name."""
         return {metric.name: metric for metric in self.metrics} | {self._name: self.network}
 
     # One image
@@ -141,11 +141,7 @@ class Playground:
         """Sliders for reference, distortion and level; they update image, maps and score board."""
         reference, kind, level = self._reference("coffee"), _kind("JPEG"), _level(4)
         upload = widgets.FileUpload(accept="image/*", description="your own", tooltip="an image of your own")
-        image, board, status = _image(), widgets.HTML(), widgets.HTML()
-
-        def draw() -> None:
-            figure, table = self.pair(reference.value, (kind.value, level.value))
-            image.value, board.value = _png(figure), _table(table)
+        panel = _panel(lambda: self.pair(reference.value, (kind.value, level.value)), reference, kind, level)
 
         def take(change: dict) -> None:
             for file in change["new"]:
@@ -154,10 +150,8 @@ class Playground:
                 name = self.add(file["name"], opened)
                 reference.options, reference.value = list(self.images), name
 
-        _follow(draw, status, reference, kind, level)
-        upload.observe(_reporting(take, status), "value")
-        controls = widgets.HBox([reference, upload])
-        return widgets.VBox([controls, kind, level, status, image, board])
+        upload.observe(_reporting(take, panel[0]), "value")
+        return widgets.VBox([widgets.HBox([reference, upload]), kind, level, *panel])
 
     # Two images
 
@@ -180,17 +174,13 @@ class Playground:
     def compare(self) -> widgets.Widget:
         """Sliders for two distorted images of a reference; they update each metric's and network's preference."""
         reference = self._reference("coffee")
-        sliders = [_kind("JPEG", "A"), _level(4), _kind("Gaussian blur", "B"), _level(3)]
-        image, board, status = _image(), widgets.HTML(), widgets.HTML()
+        pairs = (_kind("JPEG", "A"), _level(4)), (_kind("Gaussian blur", "B"), _level(3))
 
-        def draw() -> None:
-            kind_a, level_a, kind_b, level_b = (slider.value for slider in sliders)
-            figure, table = self.choice(reference.value, (kind_a, level_a), (kind_b, level_b))
-            image.value, board.value = _png(figure), _table(table)
+        def draw() -> tuple[Figure, pd.DataFrame]:
+            return self.choice(reference.value, *((kind.value, level.value) for kind, level in pairs))
 
-        _follow(draw, status, reference, *sliders)
-        rows = [widgets.HBox(sliders[:2]), widgets.HBox(sliders[2:])]
-        return widgets.VBox([reference, *rows, status, image, board])
+        panel = _panel(draw, reference, *pairs[0], *pairs[1])
+        return widgets.VBox([reference, *map(widgets.HBox, pairs), *panel])
 
     def _reference(self, name: str) -> widgets.Dropdown:
         return widgets.Dropdown(options=list(self.images), value=name, description="reference")
@@ -263,18 +253,25 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
 
 
 def _kind(value: str, name: str = "distortion") -> widgets.SelectionSlider:
-    layout = widgets.Layout(width="480px")
-    return widgets.SelectionSlider(
-        options=list(KINDS), value=value, description=name, continuous_update=False, layout=layout
-    )
+    options = {"options": list(KINDS), "layout": widgets.Layout(width="480px"), "continuous_update": False}
+    return widgets.SelectionSlider(value=value, description=name, **options)
 
 
 def _level(value: int) -> widgets.IntSlider:
     return widgets.IntSlider(value, 0, 5, description="level", continuous_update=False)
 
 
-def _image() -> widgets.Image:
-    return widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+def _panel(draw: Callable[[], tuple[Figure, pd.DataFrame]], *controls: widgets.Widget) -> list[widgets.Widget]:
+    """Status, image and board: what `draw` returns, now and after every change of a control."""
+    image = widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+    status, board = widgets.HTML(), widgets.HTML()
+
+    def redraw() -> None:
+        figure, table = draw()
+        image.value, board.value = _png(figure), _table(table)
+
+    _follow(redraw, status, *controls)
+    return [status, image, board]
 
 
 def _follow(draw: Callable[[], None], status: widgets.HTML, *controls: widgets.Widget) -> None:

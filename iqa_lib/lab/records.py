@@ -1,6 +1,6 @@
-"""The folder of a run, `outputs/<scale>/<notebook>/<row>/seed<k>`: where it is, what it holds, how it is read.
+"""The folder of a run, `outputs/<scale>/<notebook>/<row>/seed<k>`: the one module that knows where it is and its files.
 
-No other module knows the files of a run. Imports neither torch nor, before predictions are read, pandas.
+Imports no torch, and pandas only to read predictions.
 """
 
 import json
@@ -26,15 +26,20 @@ def folder(scale: str, run: str, seed: int | str) -> Path:
     return Path("outputs", scale, run, f"seed{seed}")
 
 
+def path(scale: str, run: str, seed: int | str) -> Path:
+    """A run's folder, absolute."""
+    return repo_root() / folder(scale, run, seed)
+
+
 def finished(scale: str = "*", run: str = "*/*", seed: int | str = "*") -> list[Path]:
     """Folders of the finished runs that match, sorted."""
     return sorted(file.parent for file in _root().glob(str(folder(scale, run, seed) / RECORD)))
 
 
-def located(path: Path | str) -> Path:
-    """A run's folder from here or, if there is none, from the repository, which is how notebooks print it."""
-    path, from_root = Path(path), _root() / path
-    return from_root if from_root.is_dir() and not path.is_dir() else path
+def located(named: Path | str) -> Path:
+    """A path as named from here or, if there is no such folder, from the repository, as notebooks print it."""
+    here, from_root = Path(named), _root() / named
+    return from_root if from_root.is_dir() and not here.is_dir() else here
 
 
 def read(run_folder: Path | str) -> dict:
@@ -53,8 +58,13 @@ def read(run_folder: Path | str) -> dict:
         raise ValueError(f"{file} is damaged ({error}): run the row again") from error
 
 
+def read_all(scale: str, run: str) -> list[dict]:
+    """The records of a row's finished runs, one a seed."""
+    return [read(each) for each in finished(scale, run)]
+
+
 def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
-    """A run's predictions; with `side`, those of that side, if they have a column `side`."""
+    """A run's predictions; if they have a column `side`, those of one side."""
     import pandas as pd
 
     table = pd.read_csv(located(run_folder) / PREDICTIONS)

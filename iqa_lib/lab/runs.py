@@ -66,16 +66,8 @@ class Run:
 
         The folder's name is a hash of everything that decides the outcome: the model as it is now, the data, the
         options and this package's code. A step that another run has finished is loaded, one that another run is
-        training is waited for, a killed one resumes, and a stale one is never used.
-
-        Args:
-            name: Name of the step, such as `"step 1"`.
-            model: See `iqa_lib.training.fit`.
-            tasks: See there.
-            select: See there.
-            improves: See there.
-            note: Printed first unless the step is finished.
-            **options: See there.
+        training is waited for, a killed one resumes, and a stale one is never used. `name` is the step's, such as
+        `"step 1"`; `note` is printed first unless the step is finished.
         """
         keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
         key = hashlib.sha256(
@@ -104,12 +96,7 @@ class Run:
         return figure
 
     def other_predictions(self, dataset: IQADataset, side: str) -> dict[str, pd.DataFrame]:
-        """Predictions on exactly these records by this notebook's other finished rows, of the same scale and seed.
-
-        Args:
-            dataset: The records.
-            side: Their name in the runs' records, such as `"test"`, and in a column `side` of predictions, if any.
-        """
+        """Predictions on exactly these records, the runs' `side`, by the notebook's other rows of this scale and seed."""
         found = {}
         for folder in records.finished(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"]):
             record = records.read(folder)
@@ -162,11 +149,7 @@ class Run:
 
 
 def start(notebook: str, namespace: Mapping[str, object]) -> Run:
-    """Check a notebook's parameters, print those that differ from their defaults, and open its run.
-
-    Args:
-        notebook: Name without ending.
-        namespace: The notebook's `globals()`.
+    """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
 
     Raises:
         ParameterError: A parameter is unknown, of the wrong type or impossible.

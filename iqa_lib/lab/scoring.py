@@ -40,11 +40,7 @@ ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Score(float):
-    """A number that prints with its metric, direction and range, and computes like any float.
-
-    Attributes:
-        meaning: That text.
-    """
+    """A number that prints with its `meaning`: metric, direction, range; computes like any float."""
 
     def __new__(cls, value: float, meaning: str = ""):
         number = super().__new__(cls, value)
@@ -291,16 +287,9 @@ def _of_model(
     raw: bool = False,
     **options,
 ) -> Metric:
-    """A metric made of a network: the mean over crops.
+    """A metric made of a network in eval mode: the mean over the crops that `views` describes.
 
-    Args:
-        name: See `Metric`.
-        origin: See `Metric`.
-        model: In eval mode.
-        views: Options of `Crops`.
-        metrics: What a `FusedIQATMFM` fuses.
-        raw: The network's output is a probability, not a logit (IQA-TMFM's MSE row).
-        **options: Of `crop_outputs`.
+    `metrics` are those that a `FusedIQATMFM` fuses; with `raw`, the output is a probability (IQA-TMFM's MSE row).
     """
     model = model.folded() if isinstance(model, CFANet) else model  # as notebook 06 tests it, and faster
     fused = isinstance(model, FusedIQATMFM)

@@ -12,6 +12,7 @@ from pathlib import Path
 import mistune
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from iqa_lib.baselines import BASELINES, REPORTED
 from iqa_lib.files import atomic, repo_root
@@ -74,26 +75,15 @@ def finished(table: dict, scale: str) -> pd.DataFrame:
     """What a table's finished runs were tested on, used and cost, one line a run, with the command that makes it."""
     lines = []
     for run in wanted(table, scale):
-        if found := _records(scale, run):
+        if found := records.read_all(scale, run):
             last = found[-1]
-            tested = [
-                f"{side['name']}, {side['split']} ({side['label']})"
-                for name, side in last["data"].items()
-                if name in ("test", "cross")
-            ]
-            lines.append(
-                {
-                    "run": run,
-                    "tested on": "; ".join(tested),
-                    "weights": _weights(last["weights"]),
-                    "seeds": len(found),
-                    "minutes": round(sum(record["seconds"] for record in found) / 60, 1),
-                    "memory in GB": round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1),
-                    "device": last["device"],
-                    "commit": (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else ""),
-                    "command": command(run, scale),
-                }
-            )
+            sides = [last["data"][name] for name in ("test", "cross") if name in last["data"]]
+            tested = "; ".join(f"{side['name']}, {side['split']} ({side['label']})" for side in sides)
+            minutes = round(sum(record["seconds"] for record in found) / 60, 1)
+            memory = round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1)
+            commit = (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else "")
+            made = _weights(last["weights"]), len(found), minutes, memory, last["device"], commit, command(run, scale)
+            lines.append((run, tested, *made))
     return pd.DataFrame(lines, columns=RUN)
 
 
@@ -115,7 +105,9 @@ def counts(table: dict, root: Path) -> pd.DataFrame:
     lines = []
     for row in table["counts"]:
         try:
-            sizes = _sizes(data.load(row["data"], root / row["data"], split=row["split"]))
+            dataset = data.load(row["data"], root / row["data"], split=row["split"])
+            kinds = {kind for record in dataset.records if (kind := getattr(record, "kind", ""))}
+            sizes = {"records": len(dataset), "references": len(set(dataset.reference_ids)), "types": len(kinds)}
             found = " / ".join(str(sizes[what]) for what in table.get("sizes", ["records"]))
         except data.DataError:
             found = "not found"
@@ -162,22 +154,17 @@ def write(name: str, scale: str) -> Path:
     return folder / f"{name}.md"
 
 
-def _records(scale: str, run: str) -> list[dict]:
-    """A row's finished records, one a seed."""
-    return [records.read(folder) for folder in records.finished(scale, run)]
-
-
 def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
     """Our number in one cell, as in `comparison`, and its source; or nothing, and the reason."""
     if "reported" in row:
         return {}, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
         return {}, "labels not public"
-    column = _tested(row, column)
+    column = _seen_by(row, column)
     if "ensemble" in row:
         return _ensemble(row["ensemble"], column, scale)
     run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))
-    found = [record for record in _records(scale, run) if _stands_on(record, column)]
+    found = [record for record in records.read_all(scale, run) if _tested_on(record, column)]
     if not found:
         reason = records.failure(scale, run)
         return {}, f"failed: {reason}" if reason else "not run"
@@ -190,8 +177,8 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
     return _over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
 
 
-def _tested(row: dict, column: dict) -> dict:
-    """A column as a row sees it: the side of the runs it is measured on, and perhaps a split of the row's own."""
+def _seen_by(row: dict, column: dict) -> dict:
+    """A column with the side of the runs that it is measured on; a row may name a side and a split of its own."""
     return {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
 
 
@@ -205,40 +192,38 @@ def _over_seeds(estimates: Sequence[dict]) -> dict:
     """One cell from the estimates of several seeds, see `comparison`; empty if there are none."""
     if not estimates:
         return {}
-    first = estimates[0]
-    sizes = {key: first[key] for key in ("n", "references")} | {"seeds": len(estimates)}
+    cell = {**estimates[0], "ours": estimates[0]["value"], "seeds": len(estimates)}
     if len(estimates) == 1:
-        return {"ours": first["value"], "low": first["low"], "high": first["high"]} | sizes
-    from scipy.stats import t as student
-
+        return cell
     values = np.array([estimate["value"] for estimate in estimates])
     mean, spread = values.mean(), values.std(ddof=1)
     half = student.ppf(0.975, len(values) - 1) * spread / np.sqrt(len(values))
-    return {"ours": mean, "low": mean - half, "high": mean + half, "spread": spread} | sizes
+    return cell | {"ours": mean, "low": mean - half, "high": mean + half, "spread": spread}
 
 
 def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
     """A row's number minus the full model's on the same images, one a seed that both have."""
     if "run" not in row or "data" not in column:
         return []
-    both = [{r["parameters"]["seed"]: r for r in _records(scale, one["run"])} for one in (row, full)]
+    both = [{r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full)]
     found = []
     for seed in sorted(both[0].keys() & both[1].keys()):
-        pair = [by_seed[seed] for by_seed in both]
-        estimates = [_recomputed(*of, column, scale) for of in zip((row, full), pair, strict=True)]
-        prints = {record["data"][column.get("side", "test")]["fingerprint"] for record in pair}
-        if None not in estimates and len(prints) == 1:
+        estimates = [
+            _recomputed(one, by_seed[seed], column, scale) for one, by_seed in zip((row, full), both, strict=True)
+        ]
+        images = {by_seed[seed]["data"][column.get("side", "test")]["fingerprint"] for by_seed in both}
+        if None not in estimates and len(images) == 1:
             found.append(paired_difference(*estimates).as_dict())
     return found
 
 
 def _recomputed(row: dict, record: dict, column: dict, scale: str) -> Estimate | None:
     """A cell's number computed again from the predictions; None if these do not give the recorded value."""
-    column = _tested(row, column)
+    column = _seen_by(row, column)
     recorded = record["metrics"].get(_key(row, column))
-    if recorded is None or not _stands_on(record, column):
+    if recorded is None or not _tested_on(record, column):
         return None
-    folder = repo_root() / records.folder(scale, row["run"], record["parameters"]["seed"])
+    folder = records.path(scale, row["run"], record["parameters"]["seed"])
     changed = (folder / records.PREDICTIONS).stat().st_mtime_ns
     found = _estimate(folder, changed, column["side"], column["metric"])
     return found if found is not None and abs(found.value - recorded["value"]) < 1e-4 else None
@@ -254,33 +239,24 @@ def _estimate(folder: Path, _changed: int, side: str, measure: str) -> Estimate 
 
 def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
     """Agreement of the mean of several runs' standardised predictions, if all were tested on the same records."""
-    side, tables, fingerprints = column["side"], [], set()
+    side, tables, images = column["side"], [], set()
     for run in named:
-        record = next((record for record in _records(scale, run) if _stands_on(record, column)), None)
+        record = next((record for record in records.read_all(scale, run) if _tested_on(record, column)), None)
         if record is None:
             return {}, "not run"
-        folder = repo_root() / records.folder(scale, run, record["parameters"]["seed"])
-        tables.append(records.predictions(folder, side))
-        fingerprints.add(record["data"][side]["fingerprint"])
-    if len(fingerprints) > 1:
+        tables.append(records.predictions(records.path(scale, run, record["parameters"]["seed"]), side))
+        images.add(record["data"][side]["fingerprint"])
+    if len(images) > 1:
         return {}, "the runs were tested on different records"
     scores = sum((table.prediction - table.prediction.mean()) / table.prediction.std() for table in tables)
     found = agreement(tables[0].assign(prediction=scores / len(tables)), column["metric"])
     return _over_seeds([found.as_dict()]), f"mean of z-scores of {' and '.join(named)}"
 
 
-def _stands_on(record: dict, column: dict) -> bool:
-    """Whether a record was tested on the column's data set and, where one is named, just its split."""
+def _tested_on(record: dict, column: dict) -> bool:
+    """Whether a record was tested on the column's data set and, if it names one, exactly its split."""
     tested = record["data"].get(column["side"], {"name": "", "split": ""})
     return tested["name"] == column["data"] and tested["split"] == column.get("split", tested["split"])
-
-
-def _sizes(dataset) -> dict[str, int]:
-    return {
-        "records": len(dataset),
-        "references": len(set(dataset.reference_ids)),
-        "types": len({kind for record in dataset.records if (kind := getattr(record, "kind", ""))}),
-    }
 
 
 def _wide(lines: pd.DataFrame) -> pd.DataFrame:
