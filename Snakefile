@@ -1,34 +1,35 @@
-"""Every table row is one papermill run; a row that is finished is not run again.
+"""Every table row is one papermill run; a finished row is not run again.
 
 snakemake --cores 2                          all tables at demo scale, and a report of them
 snakemake --cores 2 --config scale=paper     at paper scale (data sets in data/, or --config data=...; GPU)
 snakemake --cores 2 --config seeds=5         seeds 0 to 4
 
-With --keep-going a row that fails does not stop the others; the tables then show why it failed.
+With --keep-going a failed row does not stop the others; the tables then show why it failed.
 """
 
 from pathlib import Path
 
-from iqa_lib.lab import tables
+from iqa_lib.lab import plan, records
 
 SCALE = config.get("scale", "demo")
 SEEDS = range(int(config.get("seeds", 1)))
 DATA_ROOT = f" --data-root '{config['data']}'" if "data" in config else ""
-TABLES = tables.specifications()
+TABLES = plan.specifications()
 FOLDER = f"outputs/{SCALE}/tables"
+RUN = records.folder(SCALE, "{notebook}/{row}", "{seed}")
 REPORT = (
     f"papermill --no-progress-bar notebooks/07_tables.ipynb {FOLDER}/report.ipynb -p scale {SCALE}"
     f" && jupyter nbconvert --log-level WARN --to html --no-input {FOLDER}/report.ipynb"
 )
 
 
-def records(table):
-    """Records that a table is made of, one a run and seed."""
-    return expand(f"outputs/{SCALE}/{{run}}/seed{{seed}}/run.json", run=tables.wanted(table, SCALE), seed=SEEDS)
+def records_of(table):
+    """The records that a table is made of, one a run and seed."""
+    return [str(records.folder(SCALE, run, seed) / records.RECORD) for run in plan.wanted(table, SCALE) for seed in SEEDS]
 
 
 def parameters(wildcards):
-    """The scale's whole profile, the row, and what the row has of its own at this scale; those that there are."""
+    """The files of the scale's profile, the row, and the row at this scale; those that exist."""
     files = f"{SCALE}.yaml", f"{wildcards.row}.yaml", f"{SCALE}/{wildcards.row}.yaml"
     return [path for file in files if (path := Path("params", wildcards.notebook, file)).exists()]
 
@@ -36,7 +37,7 @@ def parameters(wildcards):
 rule all:
     input:
         f"{FOLDER}/report.html",
-        [record for table in TABLES.values() for record in records(table)],  # a row that failed is tried again
+        [record for table in TABLES.values() for record in records_of(table)],  # retries rows that failed
 
 
 rule report:
@@ -52,7 +53,7 @@ rule report:
 rule table:
     input:
         "params/tables.yaml",
-        lambda wildcards: records(TABLES[wildcards.table]),
+        lambda wildcards: records_of(TABLES[wildcards.table]),
     output:
         f"{FOLDER}/{{table}}.md",
     shell:
@@ -64,9 +65,9 @@ rule run:
         notebook="notebooks/{notebook}.ipynb",
         parameters=parameters,
     output:
-        record=f"outputs/{SCALE}/{{notebook}}/{{row}}/seed{{seed}}/run.json",
+        record=f"{RUN}/{records.RECORD}",
     params:
-        executed=f"outputs/{SCALE}/{{notebook}}/{{row}}/seed{{seed}}/run.ipynb",
+        executed=f"{RUN}/{records.NOTEBOOK}",
     threads: 1
     resources:
         gpu=0 if SCALE == "demo" else 1,

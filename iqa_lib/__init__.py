@@ -5,7 +5,7 @@
 
 import os
 
-# Threads that wait by spinning slow a busy machine down tenfold; read once, when torch is first imported.
+# Threads that spin while they wait slow a busy machine down tenfold; read once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     """`score` and `prefer` on first use, so that `import iqa_lib` stays light."""
     if name in ("score", "prefer"):
-        from iqa_lib import scoring
+        from iqa_lib.lab import scoring
 
         return getattr(scoring, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

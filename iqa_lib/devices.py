@@ -1,6 +1,7 @@
 """All that the package, outside `iqa_lib.training`, knows about devices: which to use, moving to it, its precision."""
 
 import os
+import platform
 import re
 from functools import cache
 from pathlib import Path
@@ -20,9 +21,15 @@ def best_device() -> torch.device:
     return Accelerator(mixed_precision="no").device
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters or buffers are."""
-    return next(tensor.device for tensor in (*model.parameters(), *model.buffers()))
+def device_of(model: nn.Module | None) -> torch.device:
+    """Where a model's parameters or buffers are; the CPU if it has none."""
+    tensors = () if model is None else (*model.parameters(), *model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
 
 
 def check_device(device: torch.device | str) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from iqa_lib import baselines, data
-from iqa_lib.lab import runs, tables
+from iqa_lib.lab import records, runs, tables
 
 ROWS = {
     "prfnet_table2": 3,
@@ -51,7 +51,8 @@ MEASURES = {"srocc", "plcc", "plcc4", "krocc", "rmse", "accuracy", "accuracy_dev
 def here(tmp_path, monkeypatch):
     """A repository of its own for outputs, with the real params."""
     (tmp_path / "params").symlink_to(runs.repo_root() / "params")
-    monkeypatch.setattr(tables, "repo_root", lambda: tmp_path)
+    for module in (records, tables):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
     return tmp_path
 
 
@@ -146,7 +147,7 @@ def test_ours_stands_beside_the_papers_value_with_its_interval(here):
     record(here, "01_baselines/clic", name="clic", split="validation", **{"accuracy ssim": 0.57, "accuracy psnr": 0.6})
     text = tables.write("prfnet_table4", "demo").read_text()
     assert "| 0.571 | 0.570 [0.470, 0.670] | 9 (3) | ssim in 01_baselines/clic, seed 0 |" in line(text, "SSIM")
-    assert line(text, "LPIPS").endswith("| needs weights: not here |")
+    assert line(text, "LPIPS").endswith("| weights not found |")
     assert line(text, "MS-SSIM").endswith("| left out of the run, or undefined for a pair |")
     assert line(text, "PRFNet").endswith("| not run |")
     assert line(text, "SwinIQA").endswith(f"| reported: {baselines.REPORTED['SwinIQA']} |")
@@ -261,12 +262,12 @@ def test_the_papers_differences_stand_beside_their_noise():
 def test_a_row_that_failed_shows_why(here):
     folder = here / "outputs/demo/03_prfnet/table2_fpn/seed0"
     folder.mkdir(parents=True)
-    (folder / "failed.txt").write_text("ParameterError: lr | came 'fast'\n")
+    (folder / "failed.txt").write_text("ParameterError: lr | got 'fast'\n")
     text = tables.write("prfnet_table2", "demo").read_text()
-    assert line(text, "FPN").endswith("| failed: ParameterError: lr \\| came 'fast' |")
+    assert line(text, "FPN").endswith("| failed: ParameterError: lr \\| got 'fast' |")
     assert line(text, "BiFPN").endswith("| not run |")
     found = tables.overview("demo").set_index("table")
-    assert found.failed["prfnet_table2"] == "03_prfnet/table2_fpn: ParameterError: lr | came 'fast'"
+    assert found.failed["prfnet_table2"] == "03_prfnet/table2_fpn: ParameterError: lr | got 'fast'"
     assert (found.runs["prfnet_table2"], found.finished["prfnet_table2"]) == (3, 0)
 
 
@@ -287,7 +288,7 @@ def test_a_scale_wants_the_runs_of_its_own_columns(scale):
     assert "03_prfnet/table2_fpn" in named
 
 
-def test_sizes_of_data_sets_that_are_not_here_are_not_guessed(here):
+def test_sizes_of_data_sets_that_are_not_found_are_not_guessed(here):
     text = tables.write("ahiq_table1", "demo").read_text()
-    assert text.count("not here") == 5
+    assert text.count("not found") == 5
     assert "| 29 / 779 / 5 |" in text

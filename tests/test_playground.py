@@ -83,7 +83,7 @@ def test_level_0_is_the_reference_and_a_random_type_keeps_its_places(ground):
     assert ground.distorted("coffee", ("JPEG", 0)) is ground.images["coffee"]
     original = ground.images["coffee"]
     hit = [(ground.distorted("coffee", ("color block", level)) != original).any(-1) for level in (1, 5)]
-    again = ground._spoil("coffee", ("color block", 5))
+    again = ground._distort("coffee", ("color block", 5))
     assert np.array_equal(again, ground.distorted("coffee", ("color block", 5)))
     assert hit[1].sum() > hit[0].sum()
 

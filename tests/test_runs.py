@@ -1,4 +1,4 @@
-"""Parameters, run records and tables."""
+"""Runs, their records, the tables made of them, and the workflow that plans them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import nn
 
 from iqa_lib.data.base import IQADataset, Label, Triplet
-from iqa_lib.lab import parameters, runs, tables
+from iqa_lib.lab import execute, parameters, plan, records, runs, tables
 from iqa_lib.lab.execute import one_gpu
 from iqa_lib.lab.parameters import ParameterError
 from iqa_lib.losses import preference_bce, preference_mse
@@ -24,9 +24,7 @@ from iqa_lib.training import Task
 from iqa_lib.weights import Weights
 
 ROOT = runs.repo_root()
-NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-6]*.ipynb"))
 ROWS = sorted(path for path in (ROOT / "params").glob("*/*.yaml"))
-AT_A_SCALE = sorted(path for path in (ROOT / "params").glob("*/*/*.yaml"))
 
 
 class Noise(torch.utils.data.Dataset):
@@ -52,79 +50,9 @@ def here(tmp_path, monkeypatch):
     """A repository of its own for outputs, with the real notebooks and params."""
     for name in ("notebooks", "params"):
         (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path)
-    monkeypatch.setattr(tables, "repo_root", lambda: tmp_path)
+    for module in (records, runs, tables):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
     return tmp_path
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_every_parameter_is_annotated_has_a_default_of_its_type_and_a_help_text(notebook):
-    for parameter in parameters.declared(notebook).values():
-        assert type(parameter.default) is parameter.type, parameter.name
-        assert len(parameter.help) > 5, parameter.name
-
-
-@pytest.mark.parametrize("file", AT_A_SCALE, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
-def test_what_a_row_has_of_its_own_at_a_scale_goes_with_a_row(file):
-    values, row = parameters.read_parameters(file), file.parents[1] / file.name
-    parameters.validate(file.parents[1].name, parameters.read_parameters(row, file))
-    assert file.parent.name in ("demo", "paper")
-    assert values["row"] == file.stem
-
-
-@pytest.mark.parametrize("file", ROWS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_parameter_file_is_valid_and_tells_its_command(file):
-    values = parameters.read_parameters(file)
-    parameters.validate(file.parent.name, values)
-    header = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert any("Command:" in line for line in header)
-    assert values["row"] == file.stem
-
-
-def test_rows_hold_only_what_differs_from_the_notebook():
-    for file in ROWS:
-        values = parameters.read_parameters(file)
-        if "scale" not in values and file.stem != "official_code":
-            assert len(values) <= 5, file
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"stgae": 2}, "stgae: unknown, did you mean stage?"),
-        ({"lr_1": "fast"}, "lr_1: came 'fast', a str, expected float"),
-        ({"lr_1": "1e-4"}, r"in YAML write 1.0e-4"),
-        ({"epochs_1": 2.5}, "epochs_1: came 2.5, a float, expected int"),
-        ({"se": 1}, "se: came 1, a int, expected bool"),
-        ({"batch_size": 0}, "batch_size: came 0, expected above 0"),
-        ({"seed": -1}, "seed: came -1"),
-        ({"lr_1": float("nan")}, "lr_1: came nan"),
-        ({"stage": 3}, "stage: came '3', expected one of '1', '2', 'all'"),
-        ({"dropout": 1.5}, "dropout: came 1.5, expected 0 to 0.99"),
-    ],
-)
-def test_a_wrong_parameter_is_named_with_what_is_wanted(values, message):
-    with pytest.raises(ParameterError, match="parameters of 03_prfnet") as caught:
-        parameters.validate("03_prfnet", values, {"stage": ("1", "2", "all")}, {"dropout": (0, 0.99)})
-    assert message in str(caught.value)
-
-
-def test_all_wrong_parameters_are_listed_at_once():
-    with pytest.raises(ParameterError) as caught:
-        parameters.validate("03_prfnet", {"stgae": 2, "lr_1": "fast", "crop": -1})
-    assert all(name in str(caught.value) for name in ("stgae", "lr_1", "crop"))
-
-
-def test_numbers_become_the_declared_type():
-    resolved = parameters.validate("03_prfnet", {"stage": 2, "lr_1": 1}, {"stage": ("1", "2", "all")})
-    assert resolved["stage"] == "2"
-    assert resolved["lr_1"] == 1.0
-    assert isinstance(resolved["lr_1"], float)
-    assert list(resolved) == list(parameters.declared("03_prfnet"))
-
-
-def test_zero_is_taken_where_the_help_text_tells_what_it_means():
-    assert parameters.validate("01_baselines", {"max_records": 0})["max_records"] == 0
 
 
 def test_start_sees_what_papermill_injected(here, capsys):
@@ -133,23 +61,13 @@ def test_start_sees_what_papermill_injected(here, capsys):
         runs.start("03_prfnet", namespace)
     run = runs.start("03_prfnet", {"row": "mine", "seed": 3, "unrelated": 1})
     assert run.folder == here / "outputs/smoke/03_prfnet/mine/seed3"
-    assert "row = 'mine'" in capsys.readouterr().out
-
-
-def test_the_command_line_refuses_an_unknown_key_before_any_work(tmp_path):
-    (tmp_path / "row.yaml").write_text("stgae: 2\n")
-    command = [
-        sys.executable,
-        "-m",
-        "iqa_lib.lab.execute",
-        "03_prfnet",
-        str(tmp_path / "out.ipynb"),
-        str(tmp_path / "row.yaml"),
+    assert capsys.readouterr().out.splitlines() == [
+        "outputs/smoke/03_prfnet/mine/seed3",
+        "  row = 'mine'",
+        "  seed = 3",
+        "  all other parameters at their defaults",
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "did you mean stage?" in done.stderr
-    assert not (tmp_path / "out.ipynb").exists()
+    assert len(run.parameters) == len(parameters.declared("03_prfnet"))
 
 
 def test_a_step_is_shared_by_what_decides_it_and_by_nothing_else(here, capsys):
@@ -209,6 +127,20 @@ def test_the_record_tells_what_the_number_stands_on(here):
     assert sorted(file.name for file in path.parent.iterdir()) == ["model.safetensors", "predictions.csv", "run.json"]
 
 
+def test_a_run_finds_the_predictions_of_other_rows_on_the_same_records(here):
+    data, table = Noise(here).dataset, pd.DataFrame({"side": ["test", "cross"], "prediction": [0.5, 0.1]})
+    for row in ("a", "b"):
+        run = runs.start("03_prfnet", {"row": row, "scale": "demo"})
+        run.finish(metrics={}, predictions=table, data={"test": data}, weights={})
+    found = run.other_predictions(data, "test")
+    assert {row: frame.prediction.tolist() for row, frame in found.items()} == {"a": [0.5]}
+    assert not run.other_predictions(data, "cross")
+    assert [folder.parent.name for folder in records.finished("demo")] == ["a", "b"]
+    assert records.read("outputs/demo/03_prfnet/a/seed0")["parameters"]["row"] == "a"
+    with pytest.raises(ValueError, match=r"holds no run.json, expected .*outputs/<scale>/<notebook>/<row>/seed<k>"):
+        records.read("outputs/demo/03_prfnet/c/seed0")
+
+
 def test_a_run_without_a_model_records_the_weights_of_each_network(here):
     run = runs.start("03_prfnet", {"row": "none", "scale": "demo"})
     path = run.finish(
@@ -249,17 +181,32 @@ def test_a_demo_number_is_called_one_and_has_a_column_of_its_own(here):
     assert "| demo, " in text
 
 
-@pytest.mark.parametrize("broken", [{"lr_1": "fast"}, {"strategy": "mtl", "stage": "1", "max_steps": 1}])
-def test_a_run_that_fails_leaves_its_reason(tmp_path, broken):
-    (tmp_path / "row.yaml").write_text(yaml.safe_dump({"scale": "test", "row": "broken", **broken}))
-    output = tmp_path / "run.ipynb"
-    call = [sys.executable, "-m", "iqa_lib.lab.execute", "03_prfnet", str(output), str(tmp_path / "row.yaml")]
-    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    reason = (tmp_path / "failed.txt").read_text()
-    assert reason.startswith("ParameterError: ")
-    assert reason.count("\n") == 1
-    assert next(iter(broken)) in reason
+def run_command(monkeypatch, *arguments):
+    """`python -m iqa_lib.lab.execute`, in this process; gives its last words."""
+    monkeypatch.setattr(sys, "argv", ["execute", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        execute.main()
+    return end.value.code
+
+
+def test_the_command_line_refuses_an_unknown_key_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "row.yaml").write_text("stgae: 2\n")
+    assert "did you mean stage?" in run_command(monkeypatch, "03_prfnet", tmp_path / "out.ipynb", tmp_path / "row.yaml")
+    assert not (tmp_path / "out.ipynb").exists()
+    assert (tmp_path / "failed.txt").read_text().startswith("ParameterError: parameters of 03_prfnet: stgae")
+
+
+def test_a_cell_that_fails_leaves_its_reason_in_one_line(tmp_path, monkeypatch):
+    cells = [nbformat.v4.new_code_cell("seed: int = 0  # [0, inf) help"), nbformat.v4.new_code_cell("[][\n    seed]")]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks/short.ipynb")
+    for module in (execute, parameters):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
+    assert "IndexError" in run_command(monkeypatch, "short", tmp_path / "run.ipynb", "--seed", "3")
+    assert (tmp_path / "failed.txt").read_text() == "IndexError: list index out of range\n"
+    assert "seed = 3" in (tmp_path / "run.ipynb").read_text()
 
 
 def test_runs_that_go_on_at_once_have_a_gpu_each(tmp_path, monkeypatch):
@@ -295,17 +242,17 @@ def test_the_workflow_plans_every_run_of_every_table(options):
     call = [sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run", "--printshellcmds", "--forceall", *options]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    specified = tables.specifications()
-    for run in {run for table in specified.values() for run in tables.wanted(table, scale)}:
+    specified = plan.specifications()
+    for run in {run for table in specified.values() for run in plan.wanted(table, scale)}:
         command = f"iqa_lib.lab.execute {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
         assert command in done.stdout + done.stderr, run
     assert all(f"iqa_lib.lab.tables {scale} {name}" in done.stdout + done.stderr for name in specified)
     assert ("--seed 1 --data-root '/somewhere'" in done.stdout + done.stderr) == bool(options)
 
 
-def test_counts_say_which_data_sets_are_not_here(here):
+def test_counts_say_which_data_sets_are_not_found(here):
     text = tables.write("prfnet_table1", "demo").read_text()
-    assert text.count("not here") == 4
+    assert text.count("not found") == 4
     assert "122106" in text
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import runpy
 import struct
 import subprocess
 import sys
@@ -22,9 +23,9 @@ from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.demo import packaged_photos
 from iqa_lib.images import as_image
-from iqa_lib.lab import runs, scoring
+from iqa_lib.lab import batches, networks, runs, scoring
+from iqa_lib.lab.command import main
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet, rebuild
-from iqa_lib.score import main
 from iqa_lib.views import Crops
 from iqa_lib.weights import Weights, WeightsError
 
@@ -164,10 +165,10 @@ def test_an_icc_profile_is_followed_for_files_and_pil_images_alike(tmp_path):
 
 FLOAT = PIXELS / 255
 REFUSED_VALUES = {
-    "NaN": (np.where(FLOAT > 0.5, np.nan, FLOAT), "NaN or infinite; expected"),
-    "infinite": (np.where(FLOAT > 0.5, np.inf, FLOAT), "NaN or infinite; expected"),
-    "0 to 255 as float": (PIXELS.astype(np.float32), "values 0 to 255; wanted.*divide by 255"),
-    "-1 to 1": (FLOAT * 2 - 1, r"values -1 to 1; wanted.*\(x \+ 1\) / 2"),
+    "NaN": (np.where(FLOAT > 0.5, np.nan, FLOAT), "NaN or infinite.* expected"),
+    "infinite": (np.where(FLOAT > 0.5, np.inf, FLOAT), "NaN or infinite.* expected"),
+    "0 to 255 as float": (PIXELS.astype(np.float32), "values 0 to 255.*divide by 255"),
+    "-1 to 1": (FLOAT * 2 - 1, r"values -1 to 1.*\(x \+ 1\) / 2"),
     "int64 array": (PIXELS.astype(np.int64), "array of int64, expected uint8.*astype"),
     "uint16 array": (PIXELS.astype(np.uint16), "array of uint16.*value of white"),
     "bool array": (PIXELS > 9, "array of bool"),
@@ -279,11 +280,11 @@ def test_prefer_by_a_metric_follows_its_direction():
 
 
 @pytest.mark.parametrize("name", ["topiq-fr", "ahiq", "iqa-tmfm", "prfnet", "fr-nr"])
-def test_a_network_without_weights_names_the_ways_out(name):
+def test_a_network_without_weights_lists_the_options(name):
     with pytest.raises(WeightsError, match="needs trained weights") as caught:
         iqa_lib.score(PIXELS, NOISY, name)
-    assert all(word in str(caught.value) for word in ("checkpoint=", scoring.NOTEBOOKS[name], "ssim"))
-    assert ("authors" in str(caught.value)) == (name in scoring.AUTHORS)
+    assert all(word in str(caught.value) for word in ("checkpoint=", networks.NETWORKS[name].notebook, "ssim"))
+    assert ("authors" in str(caught.value)) == networks.NETWORKS[name].authors
 
 
 def test_the_default_is_topiq_fr_and_says_how_to_get_it():
@@ -303,8 +304,8 @@ def test_the_default_is_topiq_fr_and_says_how_to_get_it():
         ({"metric": "topiq-fr", "checkpoint": __file__}, WeightsError, "cannot be read"),
         ({"metric": "ssim", "checkpoint": __file__}, ValueError, "has no network: leave them out"),
         ({"metric": "ssim", "vit": "b16"}, ValueError, "options vit, which only a checkpoint of the authors takes"),
-        ({"metric": "ssim", "device": "cuda:77"}, ValueError, "give device='cpu'"),
-        ({"metric": "ssim", "device": "tpu9"}, ValueError, "give device='cpu'"),
+        ({"metric": "ssim", "device": "cuda:77"}, ValueError, "use 'cpu'"),
+        ({"metric": "ssim", "device": "tpu9"}, ValueError, "use 'cpu'"),
     ],
 )
 def test_a_wrong_metric_checkpoint_device_or_option_is_named(arguments, error, message):
@@ -330,7 +331,7 @@ def test_a_image_smaller_than_the_authors_crops_is_refused(tmp_path, monkeypatch
     (tmp_path / "authors.pth").write_bytes(b"weights")
     monkeypatch.setattr(AHIQ, "from_author_checkpoint", lambda path, **options: model)
     metric = scoring.load("ahiq", checkpoint=tmp_path / "authors.pth", vit="b16")
-    with pytest.raises(ValueError, match=r"crops of 224 px, the images came 64x48.*enlarge"):
+    with pytest.raises(ValueError, match=r"crops of 224 px: got images of 64x48, expected .* 224: enlarge"):
         metric.score(PIXELS, NOISY)
     larger = [Image.fromarray(x).resize((300, 230)) for x in (PIXELS, NOISY)]
     tops = [(0, 0), (6, 0), (0, 76), (6, 76)]
@@ -384,7 +385,7 @@ def finished(folder, name):
     else:
         predictions = evaluation.predict(model, views, average=average)
     given = {"test_crops": "corners", "crop": 32, "test_crop_count": 5, "seed": 0, "max_batch": 4, "precision": "fp32"}
-    run = runs.Run(scoring.NOTEBOOKS[name.split(",")[0]], given | {"metrics": "psnr, gmsd"}, folder / "seed0")
+    run = runs.Run(networks.NETWORKS[name.split(",")[0]].notebook, given | {"metrics": "psnr, gmsd"}, folder / "seed0")
     run.finish(model, metrics={}, predictions=predictions, data={"test": data}, weights=Weights(PACKAGED, "random"))
     return data, predictions
 
@@ -430,7 +431,7 @@ def test_a_run_of_another_network_a_broken_or_an_old_one_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="holds no model"):
         scoring.load(folder)
     for changed, message in (
-        ({"model": None}, "does not tell what network"),
+        ({"model": None}, "does not say what network"),
         ({"model": {"class": "os.system", "options": {}}}, "no 'os.system'"),
         ({"model": {"class": "FRNR", "options": {"wings": 2}}}, r"no option \['wings'\]"),
     ):
@@ -507,7 +508,7 @@ def test_images_without_a_partner_are_named(tmp_path, capsys):
     assert "2 of 4 images have no partner" in told
     assert str(tmp_path / "dist/c.png") in told
     assert str(tmp_path / "ref/b.png") in told
-    assert "left out: " + str(tmp_path / "dist/notes.txt") in told
+    assert f"left out, not images by their endings: {tmp_path / 'dist/notes.txt'}" in told
 
 
 def test_two_images_of_one_name_and_an_empty_folder_are_refused(tmp_path):
@@ -515,11 +516,11 @@ def test_two_images_of_one_name_and_an_empty_folder_are_refused(tmp_path):
     for name in ("a.png", "a.bmp"):
         RGB.save(tmp_path / name)
     with pytest.raises(ValueError, match=r"two images of one name.*a\.bmp"):
-        scoring.pairs_of_folders(tmp_path, tmp_path)
+        batches.pairs_of_folders(tmp_path, tmp_path)
     with pytest.raises(ValueError, match="holds no image"):
-        scoring.pairs_of_folders(tmp_path, tmp_path / "empty")
-    with pytest.raises(ValueError, match="is no folder"):
-        scoring.pairs_of_folders(tmp_path, tmp_path / "gone")
+        batches.pairs_of_folders(tmp_path, tmp_path / "empty")
+    with pytest.raises(ValueError, match="is not a folder"):
+        batches.pairs_of_folders(tmp_path, tmp_path / "gone")
 
 
 def test_a_broken_image_costs_its_row_only(tmp_path, capsys):
@@ -561,12 +562,12 @@ def test_an_interrupted_batch_keeps_what_was_done(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no CSV"),
+        ("", "is not a readable CSV"),
         ("reference,distorted\n", "has no row"),
         ("ref,dist\na,b\n", "has the columns ref, dist, expected reference,distorted"),
         ("reference;distorted\na;b\n", "separate them by commas"),
         ("reference,distorted\na.png,b.png\na.png,\n", "row 3 has nothing under distorted"),
-        ("reference,distorted\n\xff\xfe", "is no CSV"),
+        ("reference,distorted\n\xff\xfe", "is not a readable CSV"),
     ],
 )
 def test_a_csv_that_names_no_pairs_is_refused(tmp_path, capsys, text, message):
@@ -604,7 +605,7 @@ def test_the_command_prints_the_score_and_its_meaning(tmp_path, capsys):
     ("arguments", "status", "message"),
     [
         ([], 2, "expected REF DIST"),
-        (["one.png"], 2, "came alone"),
+        (["one.png"], 2, "got one.png alone"),
         (["r.png", "d.png", "--option", "vit"], 2, "NAME=VALUE"),
         (["r.png", "d.png"], 1, "topiq-fr needs trained weights"),
         (["r.png", "d.png", "--metric", "ssim"], 1, "reference: there is no file r.png"),
@@ -622,26 +623,25 @@ def test_the_exit_status_and_the_message_tell_what_is_wrong(tmp_path, monkeypatc
     assert message in capsys.readouterr().err
 
 
-def test_the_name_is_a_function_and_a_command_whatever_is_imported_first():
-    script = """
-import runpy, sys, iqa_lib
-assert "torch" not in sys.modules
-sys.argv = ["score", "r.png", "d.png"]
-try:
-    runpy.run_module("iqa_lib.score", run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    assert end.code == 1
-from iqa_lib import score
-function = iqa_lib.score
-import iqa_lib.score, numpy
-from iqa_lib.score import main
-black = numpy.zeros((16, 16, 3), "uint8")
-assert score is function and function is not iqa_lib.score
-assert function(black, black, "ssim") == iqa_lib.score(black, black, "ssim") == 1
-assert main(["--list"]) == 0
-"""
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import iqa_lib; first = iqa_lib.score; import iqa_lib.score; from iqa_lib import score",
+        "import iqa_lib.score; from iqa_lib import score; first = iqa_lib.score",
+        "from iqa_lib import score; from iqa_lib.score import __call__ as first; import iqa_lib.score; first = score",
+    ],
+)
+def test_the_name_is_a_function_whatever_is_imported_first(order):
+    light = "import sys, types; sys.modules['iqa_lib.lab.scoring'] = types.SimpleNamespace(score=max)"
+    script = f"{light}\n{order}\nassert first is score is iqa_lib.score is max and 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Ways out" in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+def test_the_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["score", "r.png", "d.png"])
+    monkeypatch.delitem(sys.modules, "iqa_lib.score", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("iqa_lib.score", run_name="__main__", alter_sys=True)
+    assert end.value.code == 1
+    assert "The options are:" in capsys.readouterr().err

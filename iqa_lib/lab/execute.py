@@ -1,7 +1,7 @@
 """`python -m iqa_lib.lab.execute NOTEBOOK OUTPUT PARAMETERS.yaml ...`: one run of a notebook, by papermill.
 
-Stricter than papermill is: an unknown parameter or one of the wrong type ends it before it begins. Imports no network
-library, so that a row starts at once.
+Stricter than papermill: a parameter that is unknown, of the wrong type or impossible stops it before any work. Imports
+no torch, so that a row starts at once.
 """
 
 import argparse
@@ -13,23 +13,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import cycle
 from pathlib import Path
-from unittest import mock
 
-import papermill
 from filelock import FileLock, Timeout
 
 from iqa_lib.files import atomic, cache_dir, repo_root
+from iqa_lib.lab import records
 from iqa_lib.lab.parameters import ParameterError, read_parameters, validate
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
     """Run a notebook by papermill into `output`.
 
     Raises:
-        ParameterError: A parameter is unknown or of the wrong type.
+        ParameterError: See `validate`.
         papermill.PapermillExecutionError: A cell failed; `output` shows it.
     """
     validate(notebook, parameters)
+    import papermill  # a second of CPU time, which a refused run need not wait for
+
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     source = repo_root() / "notebooks" / f"{notebook}.ipynb"
     papermill.execute_notebook(str(source), str(output), parameters=dict(parameters), cwd=str(repo_root()))
@@ -41,13 +44,13 @@ def main() -> None:
     )
     parser.add_argument("notebook", help="name without ending, such as 03_prfnet")
     parser.add_argument("output", help="the executed notebook to write")
-    parser.add_argument("files", nargs="*", help="YAML files of parameters; later ones go before earlier ones")
-    parser.add_argument("--seed", type=int, help="in place of the files' seed")
-    parser.add_argument("--data-root", help="in place of the files' data_root")
+    parser.add_argument("files", nargs="*", help="YAML files of parameters; later files override earlier ones")
+    parser.add_argument("--seed", type=int, help="overrides the files' seed")
+    parser.add_argument("--data-root", help="overrides the files' data_root")
     arguments = parser.parse_args()
     own = {"seed": arguments.seed, "data_root": arguments.data_root}
     parameters = read_parameters(*arguments.files) | {name: value for name, value in own.items() if value is not None}
-    reason = Path(arguments.output).with_name("failed.txt")
+    reason = Path(arguments.output).with_name(records.FAILED)
     reason.unlink(missing_ok=True)
     try:
         with one_gpu():
@@ -55,14 +58,14 @@ def main() -> None:
     except Exception as error:
         with atomic(reason) as temporary:
             temporary.write_text(_reason(error) + "\n")
-        if not isinstance(error, ParameterError | papermill.PapermillExecutionError):
+        if not isinstance(error, ParameterError) and not hasattr(error, "ename"):  # `ename`: an error in a cell
             raise
         sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
 
 
 @contextmanager
 def one_gpu() -> Iterator[None]:
-    """Where there are several GPUs, let this process and its kernels see one that no other run on the machine has."""
+    """On a machine with several GPUs, show this process and its kernels one that no other run uses; else do nothing."""
     devices = _gpus()
     if len(devices) < 2:
         yield
@@ -70,14 +73,19 @@ def one_gpu() -> Iterator[None]:
     cache_dir().mkdir(parents=True, exist_ok=True)
     for device in cycle(devices):
         with suppress(Timeout), FileLock(cache_dir() / f"gpu-{device}.lock", timeout=1):
-            with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=device):
+            before = {name: os.environ[name] for name in [VISIBLE] if name in os.environ}
+            os.environ[VISIBLE] = device
+            try:
                 yield
+            finally:
+                del os.environ[VISIBLE]
+                os.environ.update(before)
             return
 
 
 def _gpus() -> list[str]:
     """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, else the machine's."""
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = os.environ.get(VISIBLE)
     if seen is not None:
         return [device for device in seen.split(",") if device]
     if shutil.which("nvidia-smi") is None:
@@ -87,7 +95,7 @@ def _gpus() -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """An error in a line: of one in a notebook's cell its own name and words."""
+    """An error in one line; for a notebook's cell, the error raised in it."""
     name, words = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     return f"{name}: {' '.join(words.split())}"
 

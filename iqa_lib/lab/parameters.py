@@ -1,7 +1,19 @@
-"""Parameters of a run: what a notebook declares, and checking values against it before any work."""
+"""Parameters of a run: what a notebook declares, and the check of values against it before any work.
+
+A line of the cell tagged `parameters` declares one parameter, `name: type = default  # help`. A mark in front of the
+help closes what is allowed:
+
+    # {prf | fpn | bifpn} help    text: one of these; '' stands for the empty text
+    # [0, 0.99] help              a number within these bounds, both included
+    # [0, inf) help               a number of at least 0
+
+Without a mark, text is free and numbers must be above 0.
+"""
 
 import ast
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,84 +23,107 @@ import yaml
 
 from iqa_lib.files import repo_root
 
+_CHOICES = re.compile(r"\{(.+?)\} ?(.*)")
+_BOUNDS = re.compile(r"\[(-?\d+\.?\d*), (?:(-?\d+\.?\d*)\]|inf\)) ?(.*)")
+_TYPES = {"int": int, "float": float, "str": str, "bool": bool}
+
 
 class ParameterError(ValueError):
-    """A parameter is unknown, of the wrong type or impossible; the message names each one, with what is wanted."""
+    """Parameters are unknown, of the wrong type or impossible; the message lists all of them."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a notebook's parameters cell: `name: type = default  # help`."""
+    """One declared parameter."""
 
     name: str
     type: type
     default: object
     help: str
+    choices: tuple[str, ...] = ()  # none: any text
+    low: float | None = None  # None: anything above 0
+    high: float = math.inf
+
+    def converted(self, value: object) -> object:
+        """An int as the text or the float that is declared; anything else unchanged."""
+        return self.type(value) if type(value) is int and self.type in (str, float) else value
+
+    def problem(self, value: object) -> str:
+        """What is wrong with a value; empty if nothing is."""
+        if type(value) is not self.type:
+            hint = " (in YAML write 1.0e-4, not 1e-4)" if self.type is float and isinstance(value, str) else ""
+            return f"got {value!r} ({type(value).__name__}), expected {self.type.__name__}{hint}"
+        return "" if self._allows(value) else f"got {value!r}, expected {self._allowed()}"
+
+    def _allows(self, value: object) -> bool:
+        if self.type in (str, bool):
+            return not self.choices or value in self.choices
+        return value < math.inf and (value > 0 if self.low is None else self.low <= value <= self.high)
+
+    def _allowed(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(map(repr, self.choices))}"
+        if self.low is None:
+            return "above 0"
+        return f"{self.low:g} to {self.high:g}" if self.high < math.inf else f"at least {self.low:g}"
 
 
 def declared(notebook: str) -> dict[str, Parameter]:
-    """The parameters of `notebooks/<notebook>.ipynb`, as its cell tagged `parameters` declares them."""
-    cells = json.loads((repo_root() / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
-    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
-    lines, types = source.splitlines(), {"int": int, "float": float, "str": str, "bool": bool}
-    return {
-        node.target.id: Parameter(
-            node.target.id,
-            types[node.annotation.id],
-            ast.literal_eval(node.value),
-            lines[node.lineno - 1].partition("  # ")[2],
-        )
-        for node in ast.parse(source).body
-    }
-
-
-def validate(notebook: str, values: Mapping[str, object], choices: Mapping = {}, limits: Mapping = {}) -> dict:
-    """Check parameter values against a notebook's declaration.
-
-    Args:
-        notebook: Name without ending, such as `"03_prfnet"`.
-        values: Values by name; what is not given takes its default.
-        choices: For text, the values there are.
-        limits: For numbers, `(lowest, highest)`; without an entry, at least 0, and above 0 unless the default is 0 or
-            the help text tells what 0 means (`0: all`).
-
-    Returns:
-        All parameters in the notebook's order.
+    """The parameters that `notebooks/<notebook>.ipynb` declares, by name, in its order.
 
     Raises:
-        ParameterError: Lists all that is wrong.
+        ParameterError: A mark cannot be read, or a default is not among what it allows.
+    """
+    cells = json.loads((repo_root() / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    return declarations(source)
+
+
+def declarations(source: str) -> dict[str, Parameter]:
+    """What `declared` returns, from the source of the cell."""
+    found = {}
+    for node in ast.parse(source).body:
+        name, kind, default = node.target.id, _TYPES[node.annotation.id], ast.literal_eval(node.value)
+        found[name] = _declaration(name, kind, default, source.splitlines()[node.lineno - 1].partition("  # ")[2])
+    return found
+
+
+def _declaration(name: str, kind: type, default: object, text: str) -> Parameter:
+    choices = _CHOICES.fullmatch(text) if kind is str else None
+    bounds = _BOUNDS.fullmatch(text) if kind in (int, float) else None
+    if choices:
+        allowed = tuple(choice.strip().replace("''", "") for choice in choices[1].split("|"))
+        parameter = Parameter(name, kind, default, choices[2], allowed)
+    elif bounds:
+        parameter = Parameter(name, kind, default, bounds[3], low=float(bounds[1]), high=float(bounds[2] or "inf"))
+    elif text.startswith(("{", "[")):
+        raise ParameterError(f"{name}: got the mark {text!r}, expected {{a | b}} for text, [low, high] for numbers")
+    else:
+        parameter = Parameter(name, kind, default, text)
+    if problem := parameter.problem(default):
+        raise ParameterError(f"{name}: the default does not fit its declaration: {problem}")
+    return parameter
+
+
+def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
+    """All parameters of a notebook (such as `"03_prfnet"`) in its order: the values given, the others' defaults.
+
+    Raises:
+        ParameterError: Lists everything that is wrong with the values.
     """
     known, wrong = declared(notebook), []
     for name in sorted(set(values) - set(known)):
         meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1))
         wrong.append(f"{name}: unknown{meant}; {notebook} has {', '.join(known)}")
-    resolved = {}
-    for name, parameter in known.items():
-        value = values.get(name, parameter.default)
-        if parameter.type is str and type(value) is int:
-            value = str(value)
-        if parameter.type is float and type(value) is int:
-            value = float(value)
-        resolved[name] = value
-        if type(value) is not parameter.type:
-            hint = " (in YAML write 1.0e-4, not 1e-4)" if parameter.type is float and isinstance(value, str) else ""
-            wrong.append(f"{name}: came {value!r}, a {type(value).__name__}, expected {parameter.type.__name__}{hint}")
-        elif name in choices and value not in choices[name]:
-            wrong.append(f"{name}: came {value!r}, expected one of {', '.join(map(repr, choices[name]))}")
-        elif parameter.type in (int, float):
-            low, high = limits.get(name, (0, float("inf")))
-            zero_allowed = name in limits or parameter.default == 0 or "0: " in parameter.help
-            if not low <= value <= high or (value == 0 and not zero_allowed):
-                wrong.append(
-                    f"{name}: came {value!r}, expected {'above 0' if name not in limits else f'{low} to {high}'}"
-                )
+    resolved = {name: each.converted(values.get(name, each.default)) for name, each in known.items()}
+    wrong += [f"{name}: {problem}" for name, each in known.items() if (problem := each.problem(resolved[name]))]
     if wrong:
         raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))
     return resolved
 
 
 def read_parameters(*files: Path | str) -> dict[str, object]:
-    """Parameters from YAML files, the later ones going before the earlier."""
+    """Parameters from YAML files; later files override earlier ones."""
     merged = {}
     for file in files:
         merged |= yaml.safe_load(Path(file).read_text()) or {}

@@ -1,7 +1,7 @@
-"""Images to play with in JupyterLab: choose one, spoil it, and watch what metrics and a network make of it.
+"""Images to play with in JupyterLab: choose one, distort it, and see what metrics and a network make of it.
 
-Each view is a widget (`explore`, `compare`, `browse`) and, from the same functions, a still for fixed settings
-(`pair`, `choice`, `run_tables`), so that a page on which no widget runs shows the same.
+Each view is a widget (`explore`, `compare`, `browse`) and, from the same functions, a still for fixed settings (`pair`,
+`choice`, `run_tables`), so that a page that runs no widgets shows the same.
 """
 
 import gc
@@ -24,13 +24,12 @@ from iqa_lib import plots
 from iqa_lib.baselines import ms_ssim_maps, preference
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
-from iqa_lib.devices import to_device
-from iqa_lib.files import repo_root
+from iqa_lib.devices import device_of, to_device
 from iqa_lib.images import decoding, from_pil
-from iqa_lib.lab import scoring
+from iqa_lib.lab import records, scoring
 from iqa_lib.models import CFANet
 
-# Every figure leaves cycles; to look for them among all that was imported too takes half a second, now and then.
+# Figures leave reference cycles; this spares their collection half a second spent on all that is imported.
 gc.freeze()
 
 KINDS = {kind.name: kind.number for kind in DISTORTIONS}
@@ -40,45 +39,45 @@ MAPS = {
     "score": ("quality f of each place", "score (higher is better)"),
     "weight": ("attention w: what counts", "w, in units of its mean"),
 }
-"""Titles and units of a network's maps, where its own names do not tell; see the network's docstring."""
+"""Titles and units of maps whose names do not say enough; see the network's docstring."""
 
 Setting = tuple[str, int]
 """A type of distortion by its name, and its level: 0 (none) to 5."""
 
 
 class Playground:
-    """References, metrics and one pair network of a finished run.
+    """References, metrics and the pair network of a finished run.
 
     Args:
-        run: The run's folder: `outputs/<scale>/<notebook>/<row>/seed<k>`.
+        run: The run's folder.
         metrics: Names of baselines for the score board.
-        others: Folders of further runs, triplet networks too, that are asked which of two images they prefer.
+        others: Folders of further runs, also of triplet networks, that are asked which of two images they prefer.
         scenes: Number of dead-leaves scenes among the references.
 
     Attributes:
         images: References by name, uint8 `(H, W, 3)`; `add` adds to them.
 
     Raises:
-        ValueError: The run's network compares two images and has no score for one, or cannot be rebuilt.
+        ValueError: The run's network has no score for one image, or cannot be rebuilt.
     """
 
     def __init__(
         self, run: Path | str, *, metrics: Sequence[str] = ("psnr", "ssim"), others: Sequence = (), scenes: int = 4
     ):
         self.network, record = scoring.load_run(run)
-        self._name = type(self.network).__name__ + (" (demo run)" if scoring.is_demo(record) else "") + ", whole image"
+        self._name = type(self.network).__name__ + (" (demo run)" if records.is_demo(record) else "") + ", whole image"
         if not hasattr(self.network, "higher_is_better"):
-            raise ValueError(f"{run} is of a triplet network, which has no score for one image: name it in `others`")
+            raise ValueError(f"{run} trained a triplet network, which has no score for one image: name it in `others`")
         self.metrics = [scoring.load(name) for name in metrics]
         self.others = [scoring.load(folder) for folder in others]
         sources = references("", scenes)
         self.images = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
-        self._spoilt = lru_cache(maxsize=32)(self._spoil)
+        self._distorted = lru_cache(maxsize=32)(self._distort)
         self._features = lru_cache(maxsize=4)(self._extract)
         self._seen = lru_cache(maxsize=32)(self._look)
 
     def add(self, name: str, image: Image.Image) -> str:
-        """Take an image among the references, cut to 512x384 (or 384x512), for which the levels are made.
+        """Add an image to the references, cut to 512x384 (or 384x512), the size that the levels are made for.
 
         Raises:
             ValueError: It cannot be decoded, or would be misread; see `iqa_lib.images.read_image`.
@@ -86,21 +85,20 @@ class Playground:
         pixels = from_pil(image, name, srgb=True).permute(1, 2, 0).numpy()
         size = SIZE if pixels.shape[1] >= pixels.shape[0] else SIZE[::-1]
         self.images[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
-        for kept in (self._spoilt, self._features, self._seen):
+        for kept in (self._distorted, self._features, self._seen):
             kept.cache_clear()
         return name
 
     def distorted(self, reference: str, setting: Setting) -> np.ndarray:
-        """A reference under a distortion; random ones meet the same places at every level."""
-        return self.images[reference] if setting[1] == 0 else self._spoilt(reference, setting)
+        """A distorted reference; random distortions hit the same places at every level."""
+        return self.images[reference] if setting[1] == 0 else self._distorted(reference, setting)
 
-    def _spoil(self, reference: str, setting: Setting) -> np.ndarray:
+    def _distort(self, reference: str, setting: Setting) -> np.ndarray:
         kind, level = setting
         return distort(self.images[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
 
     def _tensors(self, *images: np.ndarray) -> list[Tensor]:
-        device = next(self.network.parameters()).device
-        return to_device([torch.tensor(image).permute(2, 0, 1)[None] for image in images], device)
+        return to_device([torch.tensor(image).permute(2, 0, 1)[None] for image in images], device_of(self.network))
 
     @torch.inference_mode()
     def _extract(self, reference: str) -> list[Tensor]:
@@ -108,24 +106,22 @@ class Playground:
 
     @torch.inference_mode()
     def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict]:
-        """Every score of a distorted image, the network's as the last; and its maps as `plots.places` takes them."""
+        """Every score of a distorted image, the network's last, and its maps as `plots.places` takes them."""
         pixels = self.images[reference], self.distorted(reference, setting)
         given = images = self._tensors(*pixels)
-        if (
-            isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn"
-        ):  # maps out of features alone
+        if isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn":  # maps of features alone
             given = self._features(reference), self.network.extract(images[1])
         score, maps = self.network(*given, return_maps=True)
         difference = 255 * (images[1] - images[0]).abs().mean(dim=1)[0]
         named = {
-            "difference": (difference, "of 255 (0: as the reference)", (0.0, 64.0)),
-            "likeness, MS-SSIM's finest scale": (ms_ssim_maps(*images)[0][0, 0], "1: as the reference", (0.0, 1.0)),
+            "difference": (difference, "of 255 (0 = identical)", (0.0, 64.0)),
+            "similarity, MS-SSIM's finest scale": (ms_ssim_maps(*images)[0][0, 0], "1 = identical", (0.0, 1.0)),
         }
         scores = {metric.name: float(metric.score(*pixels)) for metric in self.metrics}
         return scores | {self._name: score.item()}, named | dict(spatial(maps))
 
     def _judges(self) -> dict[str, object]:
-        """Who gives a score, by name: what knows its direction."""
+        """Whatever gives a score and has a direction, by name."""
         return {metric.name: metric for metric in self.metrics} | {self._name: self.network}
 
     # One image
@@ -134,7 +130,7 @@ class Playground:
         """A distorted image with its quality and attention maps, and the score board of all metrics."""
         scores, maps = self._seen(reference, setting)
         images = self.images[reference], self.distorted(reference, setting)
-        titles = f"reference: {reference}", f"distorted: {_named(setting)}"
+        titles = f"reference: {reference}", "distorted: " * bool(setting[1]) + _named(setting)
         figure = plots.places(dict(zip(titles, images, strict=True)), maps)
         bounds = [f"{metric.low:g} to {metric.high:g}" for metric in self.metrics] + ["no bounds"]
         better = ["higher" if judge.higher_is_better else "lower" for judge in self._judges().values()]
@@ -142,14 +138,10 @@ class Playground:
         return figure, board.set_index("metric")
 
     def explore(self) -> widgets.Widget:
-        """Sliders for reference, distortion and level; image, maps and score board follow."""
+        """Sliders for reference, distortion and level; they update image, maps and score board."""
         reference, kind, level = self._reference("coffee"), _kind("JPEG"), _level(4)
         upload = widgets.FileUpload(accept="image/*", description="your own", tooltip="an image of your own")
-        image, board, status = _image(), widgets.HTML(), widgets.HTML()
-
-        def draw() -> None:
-            figure, table = self.pair(reference.value, (kind.value, level.value))
-            image.value, board.value = _png(figure), _table(table)
+        panel = _panel(lambda: self.pair(reference.value, (kind.value, level.value)), reference, kind, level)
 
         def take(change: dict) -> None:
             for file in change["new"]:
@@ -158,15 +150,13 @@ class Playground:
                 name = self.add(file["name"], opened)
                 reference.options, reference.value = list(self.images), name
 
-        _follow(draw, status, reference, kind, level)
-        upload.observe(_reporting(take, status), "value")
-        controls = widgets.HBox([reference, upload])
-        return widgets.VBox([controls, kind, level, status, image, board])
+        upload.observe(_reporting(take, panel[0]), "value")
+        return widgets.VBox([widgets.HBox([reference, upload]), kind, level, *panel])
 
     # Two images
 
     def choice(self, reference: str, a: Setting, b: Setting) -> tuple[Figure, pd.DataFrame]:
-        """Two distorted images of one reference, and which of them each metric and network holds closer to it."""
+        """Two distorted images of one reference, and which of them each metric and network prefers."""
         original = self.images[reference]
         images = [self.distorted(reference, setting) for setting in (a, b)]
         titles = f"reference: {reference}", f"A: {_named(a)}", f"B: {_named(b)}"
@@ -182,29 +172,25 @@ class Playground:
         return figure, table.assign(prefers=chosen)
 
     def compare(self) -> widgets.Widget:
-        """Sliders for two distorted images of a reference; each metric's and network's preference follows."""
+        """Sliders for two distorted images of a reference; they update each metric's and network's preference."""
         reference = self._reference("coffee")
-        sliders = [_kind("JPEG", "A"), _level(4), _kind("Gaussian blur", "B"), _level(3)]
-        image, board, status = _image(), widgets.HTML(), widgets.HTML()
+        pairs = (_kind("JPEG", "A"), _level(4)), (_kind("Gaussian blur", "B"), _level(3))
 
-        def draw() -> None:
-            kind_a, level_a, kind_b, level_b = (slider.value for slider in sliders)
-            figure, table = self.choice(reference.value, (kind_a, level_a), (kind_b, level_b))
-            image.value, board.value = _png(figure), _table(table)
+        def draw() -> tuple[Figure, pd.DataFrame]:
+            return self.choice(reference.value, *((kind.value, level.value) for kind, level in pairs))
 
-        _follow(draw, status, reference, *sliders)
-        rows = [widgets.HBox(sliders[:2]), widgets.HBox(sliders[2:])]
-        return widgets.VBox([reference, *rows, status, image, board])
+        panel = _panel(draw, reference, *pairs[0], *pairs[1])
+        return widgets.VBox([reference, *map(widgets.HBox, pairs), *panel])
 
     def _reference(self, name: str) -> widgets.Dropdown:
         return widgets.Dropdown(options=list(self.images), value=name, description="reference")
 
 
 def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]]:
-    """Those of a network's maps that say something of each place, as `plots.places` takes them.
+    """Those of a network's maps that have one value a place, as `plots.places` takes them.
 
-    Taken are maps of one channel, and attention, averaged over heads (and blocks, and what looks) and in units of its
-    mean: 1 is an even look. Other maps, such as offsets and vectors, are not.
+    These are maps of one channel, and attention averaged over heads (and blocks and queries) in units of its mean:
+    1 = uniform. Others, such as offsets and vectors, are left out.
     """
     found = []
     for name, tensor in maps.items():
@@ -222,17 +208,13 @@ def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]
 
 
 def finished_runs() -> dict[str, Path]:
-    """Folders of all finished runs in `outputs/`, by their path below it."""
-    root = repo_root() / "outputs"
-    return {str(file.parent.relative_to(root)): file.parent for file in sorted(root.glob("*/*/*/seed*/run.json"))}
+    """Folders of all finished runs by `<scale>/<notebook>/<row>/seed<k>`."""
+    return {"/".join(folder.parts[-4:]): folder for folder in records.finished()}
 
 
 def run_tables(folder: Path | str, mistakes: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A run's figures of merit with their intervals, and the predictions that are farthest from the truth.
-
-    Farthest: by rank for scores, by value for preferences.
-    """
-    record, predictions = scoring.read_record(folder), pd.read_csv(Path(folder) / "predictions.csv")
+    """A run's metrics with their intervals, and its worst predictions: by rank for scores, by value for preferences."""
+    record, predictions = records.read(folder), records.predictions(folder)
     metrics = pd.DataFrame(record["metrics"]).T
     metrics = metrics.rename_axis("metric") if len(metrics) else pd.DataFrame(index=pd.Index([], name="metric"))
     if not {"prediction", "target"} <= set(predictions):
@@ -244,7 +226,7 @@ def run_tables(folder: Path | str, mistakes: int = 5) -> tuple[pd.DataFrame, pd.
 
 
 def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
-    """Any finished run with its figures, its figures of merit and its worst mistakes."""
+    """Any finished run with its figures, metrics and worst mistakes."""
     runs = finished_runs() if runs is None else runs
     if not runs:
         return widgets.HTML("No finished run in outputs/ yet: execute a notebook, or <code>make reproduce</code>.")
@@ -255,7 +237,7 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
     def open_run() -> None:
         merit, mistakes = run_tables(run.value)
         metrics.value, worst.value = _table(merit), f"<b>worst mistakes</b>{_table(mistakes)}"
-        files = {file.stem: file for file in sorted(run.value.glob("figures/*.png"))}
+        files = records.figures(run.value)
         drawn.options = files
         drawn.value = files.get("worst_mistakes", next(iter(files.values()), None))
 
@@ -271,18 +253,25 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
 
 
 def _kind(value: str, name: str = "distortion") -> widgets.SelectionSlider:
-    layout = widgets.Layout(width="480px")
-    return widgets.SelectionSlider(
-        options=list(KINDS), value=value, description=name, continuous_update=False, layout=layout
-    )
+    options = {"options": list(KINDS), "layout": widgets.Layout(width="480px"), "continuous_update": False}
+    return widgets.SelectionSlider(value=value, description=name, **options)
 
 
 def _level(value: int) -> widgets.IntSlider:
     return widgets.IntSlider(value, 0, 5, description="level", continuous_update=False)
 
 
-def _image() -> widgets.Image:
-    return widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+def _panel(draw: Callable[[], tuple[Figure, pd.DataFrame]], *controls: widgets.Widget) -> list[widgets.Widget]:
+    """Status, image and board: what `draw` returns, now and after every change of a control."""
+    image = widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
+    status, board = widgets.HTML(), widgets.HTML()
+
+    def redraw() -> None:
+        figure, table = draw()
+        image.value, board.value = _png(figure), _table(table)
+
+    _follow(redraw, status, *controls)
+    return [status, image, board]
 
 
 def _follow(draw: Callable[[], None], status: widgets.HTML, *controls: widgets.Widget) -> None:
@@ -293,7 +282,7 @@ def _follow(draw: Callable[[], None], status: widgets.HTML, *controls: widgets.W
 
 
 def _reporting(work: Callable[[dict | None], None], status: widgets.HTML) -> Callable[[dict | None], None]:
-    """A callback that tells in `status` how long it took, or what was wrong: a widget has no other place for it."""
+    """A callback that reports its time, or its error, in `status`: a widget has no other place for it."""
 
     def call(change: dict | None) -> None:
         started = time.perf_counter()
@@ -314,12 +303,12 @@ def _png(figure: Figure) -> bytes:
 
 
 def _table(table: pd.DataFrame) -> str:
-    """A table as HTML, its index as first column, if it has a name."""
+    """A table as HTML; a named index becomes the first column."""
     table = table.reset_index() if table.index.name else table
     text = table.to_html(float_format="{:.4g}".format, na_rep="", border=0, justify="left", index=False)
-    text = text.replace("<th>", "<th style='text-align: left'>")  # JupyterLab's own style puts them right
+    text = text.replace("<th>", "<th style='text-align: left'>")  # JupyterLab aligns them right
     return f"<div style='white-space: nowrap; line-height: 1.3'>{text}</div>"
 
 
 def _named(setting: Setting) -> str:
-    return f"{setting[0]}, level {setting[1]}" if setting[1] else "not at all"
+    return f"{setting[0]}, level {setting[1]}" if setting[1] else "undistorted"

@@ -1,4 +1,4 @@
-"""A run: one notebook with one set of parameters, checked before any work, and its record `run.json` after it."""
+"""A run: one notebook with one set of parameters, checked before any work, and the record it leaves."""
 
 import ast
 import hashlib
@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import resolved_precision
+from iqa_lib.devices import device_name, device_of, resolved_precision
 from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
+from iqa_lib.lab import records
 from iqa_lib.lab.parameters import ParameterError as ParameterError
 from iqa_lib.lab.parameters import declared, validate
 from iqa_lib.metrics import Estimate
@@ -35,13 +36,13 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pil
 
 @dataclass
 class Run:
-    """A run under way. Made by `start`, closed by `finish`.
+    """A run in progress, from `start` to `finish`.
 
     Attributes:
         notebook: Name of the notebook.
         parameters: All of them, resolved.
-        folder: `outputs/<scale>/<notebook>/<row>/seed<k>`.
-        steps: What each call of `fit` came to.
+        folder: See `iqa_lib.lab.records`.
+        steps: The result of each call of `fit`, by name.
     """
 
     notebook: str
@@ -61,20 +62,12 @@ class Run:
         note: str = "",
         **options,
     ) -> Fit:
-        """`iqa_lib.training.fit` in a folder that runs of the same beginning share.
+        """`iqa_lib.training.fit` in a folder that runs with the same first steps share.
 
-        The folder's name is a hash of all that decides the outcome: the model as it is now, the data, the options and
-        this package's code. So a stage that another run has finished is loaded, one that another is training is waited
-        for, one that was killed goes on, and nothing stale is ever taken up.
-
-        Args:
-            name: Of the step, such as `"step 1"`.
-            model: See `iqa_lib.training.fit`.
-            tasks: See there.
-            select: See there.
-            improves: See there.
-            note: Printed first if the step is not finished yet.
-            **options: See there.
+        The folder's name is a hash of everything that decides the outcome: the model as it is now, the data, the
+        options and this package's code. A step that another run has finished is loaded, one that another run is
+        training is waited for, a killed one resumes, and a stale one is never used. `name` is the step's, such as
+        `"step 1"`; `note` is printed first unless the step is finished.
         """
         keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
         key = hashlib.sha256(
@@ -97,26 +90,19 @@ class Run:
         return result
 
     def save_figure(self, figure: Figure, name: str) -> Figure:
-        """Write `figures/<name>.png` and give the figure back for display."""
-        with atomic(self.folder / "figures" / f"{name}.png") as temporary:
+        """Save a figure in the run's folder and return it for display."""
+        with atomic(records.figure(self.folder, name)) as temporary:
             figure.savefig(temporary, dpi=100, bbox_inches="tight")
         return figure
 
     def other_predictions(self, dataset: IQADataset, side: str) -> dict[str, pd.DataFrame]:
-        """Predictions of this notebook's other finished rows, of the same scale and seed, on just these records.
-
-        Args:
-            dataset: The records.
-            side: What the runs' record calls them, such as `"test"`; a column `side` in their predictions, if any.
-        """
+        """Predictions on exactly these records, the runs' `side`, by the notebook's other rows of this scale and seed."""
         found = {}
-        for path in sorted(self.folder.parents[1].glob(f"*/{self.folder.name}/run.json")):
-            record = json.loads(path.read_text())
+        for folder in records.finished(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"]):
+            record = records.read(folder)
             same = record["data"].get(side, {}).get("fingerprint") == dataset.fingerprint()
-            if same and path.parent != self.folder:
-                table = pd.read_csv(path.with_name("predictions.csv"))
-                table = table[table.side == side] if "side" in table else table
-                found[record["parameters"]["row"]] = table.reset_index(drop=True)
+            if same and folder != self.folder:
+                found[record["parameters"]["row"]] = records.predictions(folder, side)
         return found
 
     def finish(
@@ -128,82 +114,70 @@ class Run:
         data: Mapping[str, IQADataset],
         weights: Weights | Mapping[str, Weights],
     ) -> Path:
-        """Write `model.safetensors`, `predictions.csv` and, as the last, `run.json`; returns the latter's path.
+        """Write weights, predictions and, last, the record; returns the record's path.
 
-        A run that trains nothing has no model; one of several networks gives the weights of each by its name.
+        A run that trains nothing has no model; one with several networks gives the weights of each by name.
         """
         if model is not None:
-            save_weights(model, self.folder / "model.safetensors")
-        with atomic(self.folder / "predictions.csv") as temporary:
+            save_weights(model, self.folder / records.WEIGHTS)
+        with atomic(self.folder / records.PREDICTIONS) as temporary:
             predictions.to_csv(temporary, index=False)
-        device = torch.device("cpu") if model is None else next(model.parameters()).device
+        device = device_of(model)
+        several = not isinstance(weights, Weights)
         record = {
             "notebook": self.notebook,
             "parameters": self.parameters,
             "model": described(model),
             "metrics": {name: estimate.as_dict() for name, estimate in metrics.items()},
             "data": {name: _described(dataset) for name, dataset in data.items()},
-            "weights": weights.as_dict()
-            if isinstance(weights, Weights)
-            else {name: found.as_dict() for name, found in weights.items()},
+            "weights": {name: each.as_dict() for name, each in weights.items()} if several else weights.as_dict(),
             "steps": {
                 name: {"steps": len(step.history), "seconds": round(step.seconds, 1), "loaded": step.loaded}
                 for name, step in self.steps.items()
             },
             "seconds": round(time.time() - self.started, 1),
             "peak_memory_bytes": peak_memory(device),
-            "device": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else platform.processor() or device.type,
+            "device": device_name(device),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in PACKAGES},
             "code": code_fingerprint(),
             **_commit(),
         }
-        with atomic(self.folder / "run.json") as temporary:
+        with atomic(self.folder / records.RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=1))
-        return self.folder / "run.json"
+        return self.folder / records.RECORD
 
 
-def start(notebook: str, namespace: Mapping[str, object], *, choices: Mapping = {}, limits: Mapping = {}) -> Run:
-    """Check a notebook's parameters, print them resolved, and open its run.
-
-    Args:
-        notebook: Name without ending.
-        namespace: The notebook's `globals()`.
-        choices: See `validate`.
-        limits: See `validate`.
+def start(notebook: str, namespace: Mapping[str, object]) -> Run:
+    """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
 
     Raises:
-        ParameterError: Something is unknown, of the wrong type or impossible.
+        ParameterError: A parameter is unknown, of the wrong type or impossible.
     """
-    values = {name: namespace[name] for name in declared(notebook) if name in namespace}
-    values |= {name: namespace[name] for name in injected(namespace)}
-    resolved = validate(notebook, values, choices, limits)
+    known = declared(notebook)
+    values = {name: namespace[name] for name in (*known, *injected(namespace)) if name in namespace}
+    resolved = validate(notebook, values)
     if "precision" in resolved:
         resolved["precision"] = resolved_precision(resolved["precision"])
     torch.manual_seed(resolved["seed"])
-    folder = repo_root() / "outputs" / resolved["scale"] / notebook / resolved["row"] / f"seed{resolved['seed']}"
-    print(f"{folder.relative_to(repo_root())}")
-    print("\n".join(f"  {name} = {value!r}" for name, value in resolved.items()))
-    return Run(notebook, resolved, folder)
+    folder = records.folder(resolved["scale"], f"{notebook}/{resolved['row']}", resolved["seed"])
+    changed = [f"  {name} = {value!r}" for name, value in resolved.items() if value != known[name].default]
+    print("\n".join([str(folder), *changed, "  all other parameters at their defaults"]))
+    return Run(notebook, resolved, repo_root() / folder)
 
 
 def injected(namespace: Mapping[str, object]) -> list[str]:
-    """Names that papermill set: those assigned in the cell it put in, which starts with `# Parameters`."""
+    """Names that papermill sets: those assigned in the cell it inserts, which starts with `# Parameters`."""
     cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
     return [target.id for cell in cells for node in ast.parse(cell).body for target in node.targets]
 
 
 def parameter_table(model: nn.Module) -> pd.DataFrame:
-    """Parameters of each part of a model, and how many of them are trained."""
+    """Number of parameters of each part of a model, and of those that are trained."""
     parts = {name: list(part.parameters()) for name, part in model.named_children()} | {"all": list(model.parameters())}
     counts = {
-        name: {
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        }
-        for name, parameters in parts.items()
+        name: {"parameters": sum(p.numel() for p in part), "trained": sum(p.numel() for p in part if p.requires_grad)}
+        for name, part in parts.items()
     }
     return pd.DataFrame(counts).T
 
@@ -230,7 +204,7 @@ def _described(dataset: IQADataset) -> dict[str, object]:
 
 
 def _commit() -> dict[str, object]:
-    """The checkout's commit and whether files differ from it; None outside a git checkout."""
+    """The checkout's commit and whether files differ from it; None outside a checkout."""
     try:
         git = ["git", "-C", str(repo_root())]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

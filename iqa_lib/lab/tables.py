@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import cache
 from itertools import zip_longest
@@ -13,12 +12,12 @@ from pathlib import Path
 import mistune
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import t as student
 
-from iqa_lib import data, plots
 from iqa_lib.baselines import BASELINES, REPORTED
 from iqa_lib.files import atomic, repo_root
+from iqa_lib.lab import records
+from iqa_lib.lab.plan import command, specifications, wanted
 from iqa_lib.metrics import AGREEMENT, Estimate, agreement, difference_noise, paired_difference, two_afc_accuracy
 
 CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
@@ -26,33 +25,23 @@ DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "s
 RUN = ["run", "tested on", "weights", "seeds", "minutes", "memory in GB", "device", "commit", "command"]
 
 DEMO_WARNING = (
-    "**What stands under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or "
-    "crops, minutes of training. They show that the row runs, and say nothing about the paper's numbers."
+    "**Values under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or crops, "
+    "minutes of training. They show that the row runs, and say nothing about the paper's numbers."
 )
 DIFFERENCES = (
-    "Each row less *{full}*. Ours: the same images, paired bootstrap over references, 95 %. Paper: the numbers' "
-    "difference, and the half-width of its 95 % interval if both were independent samples of their n rows "
-    "(`iqa_lib.metrics.difference_noise`): what is smaller cannot be told from sampling noise without the predictions."
+    "Each row minus *{full}*. Ours: the same images, paired bootstrap over references, 95 %. Paper: the difference of "
+    "the published numbers, and the half-width of its 95 % interval if both came from independent samples of n rows "
+    "(`iqa_lib.metrics.difference_noise`): without the predictions, a smaller difference cannot be told from noise."
 )
-
-
-def specifications() -> dict[str, dict]:
-    """All tables of `params/tables.yaml`."""
-    return yaml.safe_load((repo_root() / "params" / "tables.yaml").read_text())
-
-
-def records(scale: str, run: str) -> list[dict]:
-    """The finished records of a row, one a seed; none if it has not been run."""
-    found = sorted((repo_root() / "outputs" / scale / run).glob("seed*/run.json"))
-    return [json.loads(path.read_text()) for path in found]
+RUNS = "Minutes of wall time, all seeds together; memory is the largest peak of a run, on a GPU that of the GPU."
 
 
 def comparison(table: dict, scale: str) -> pd.DataFrame:
-    """A table of rows by columns (metric and data set), one line a cell: the paper's value, ours, and their source.
+    """One line a cell of a table (row by column, which is a metric on a data set): the paper's value, ours, its source.
 
-    Ours stands in a column only if it was made on just the data set and split that the column names. One seed: with
-    the interval of the bootstrap over references. Several: their mean, standard deviation (`spread`), and Student's
-    interval of the mean, which has what differs between seeds in it, the split too.
+    Ours appears only if it was measured on exactly the data set and split that the column names. With one seed the
+    interval is the bootstrap's over references; with several, `ours` is their mean, `spread` their standard deviation
+    and the interval Student's for the mean, which includes what differs between seeds, the split too.
     """
     lines = []
     for row in table["rows"]:
@@ -63,14 +52,14 @@ def comparison(table: dict, scale: str) -> pd.DataFrame:
 
 
 def differences(table: dict, scale: str) -> pd.DataFrame:
-    """Each row less the table's full model (`full:`), one line a cell where the paper or ours tells it.
+    """Each row minus the table's full model (`full:`), one line a cell for which the paper or we have both numbers.
 
-    Ours is paired: the same images, the same references drawn in each resample, seed by seed. `paper_noise` is
+    Ours is paired: the same images, the same references in each resample, seed by seed. `paper_noise` is
     `iqa_lib.metrics.difference_noise` at the column's `n`.
     """
     lines, rows = [], {row["label"]: row for row in table["rows"]}
-    full = rows[table["full"]]
-    for row in (row for row in table["rows"] if row is not full):
+    full = rows.pop(table["full"])
+    for row in rows.values():
         for column, *papers in zip_longest(table["columns"], row.get("paper", []), full["paper"]):
             line = {"row": row["label"], "column": column["name"]}
             if None not in papers:
@@ -83,76 +72,51 @@ def differences(table: dict, scale: str) -> pd.DataFrame:
 
 
 def finished(table: dict, scale: str) -> pd.DataFrame:
-    """What a table's runs stand on and cost: one line a run, with the command that makes it."""
+    """What a table's finished runs were tested on, used and cost, one line a run, with the command that makes it."""
     lines = []
     for run in wanted(table, scale):
-        found = records(scale, run)
-        if found:
+        if found := records.read_all(scale, run):
             last = found[-1]
-            lines.append(
-                {
-                    "run": run,
-                    "tested on": "; ".join(
-                        f"{side['name']}, {side['split']} ({side['label']})"
-                        for name, side in last["data"].items()
-                        if name in ("test", "cross")
-                    ),
-                    "weights": _weights(last["weights"]),
-                    "seeds": len(found),
-                    "minutes": round(sum(record["seconds"] for record in found) / 60, 1),
-                    "memory in GB": round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1),
-                    "device": last["device"],
-                    "commit": (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else ""),
-                    "command": command(run, scale),
-                }
-            )
+            sides = [last["data"][name] for name in ("test", "cross") if name in last["data"]]
+            tested = "; ".join(f"{side['name']}, {side['split']} ({side['label']})" for side in sides)
+            minutes = round(sum(record["seconds"] for record in found) / 60, 1)
+            memory = round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1)
+            commit = (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else "")
+            made = _weights(last["weights"]), len(found), minutes, memory, last["device"], commit, command(run, scale)
+            lines.append((run, tested, *made))
     return pd.DataFrame(lines, columns=RUN)
 
 
-def command(run: str, scale: str) -> str:
-    """The command that makes a run's record."""
-    config = "" if scale == "demo" else f" --config scale={scale}"
-    return f"snakemake --cores 2 outputs/{scale}/{run}/seed0/run.json{config}"
-
-
-def wanted(table: dict, scale: str) -> list[str]:
-    """The runs that a table is made of: at demo scale those of its demo columns, else those of the others."""
-    rows, columns = (table.get(part, []) for part in ("rows", "columns"))
-    shown = [column for column in columns if "data" in column and (column["data"] == "demo") == (scale == "demo")]
-    if not shown:
-        return []
-    named = [part["run"] for part in (*rows, *shown) if "run" in part]
-    named += [run for row in rows for run in row.get("ensemble", [])]
-    named += [row["runs"][column["data"]] for row in rows for column in shown if column["data"] in row.get("runs", {})]
-    return sorted(set(named))
-
-
 def overview(scale: str) -> pd.DataFrame:
-    """All tables: how many runs of this scale they are made of, how many are finished, and which failed and why."""
+    """All tables: how many runs of this scale each needs, how many are finished, which failed and why."""
     lines = []
     for name, table in specifications().items():
         needed = wanted(table, scale)
-        failed = {run: reason for run in needed if (reason := _failure(run, scale))}
-        line = {"table": name, "runs": len(needed), "finished": sum(bool(records(scale, run)) for run in needed)}
-        lines.append(line | {"failed": "; ".join(f"{run}: {reason}" for run, reason in failed.items())})
+        failed = [f"{run}: {reason}" for run in needed if (reason := records.failure(scale, run))]
+        done = sum(bool(records.finished(scale, run)) for run in needed)
+        lines.append({"table": name, "runs": len(needed), "finished": done, "failed": "; ".join(failed)})
     return pd.DataFrame(lines)
 
 
 def counts(table: dict, root: Path) -> pd.DataFrame:
-    """A table of data sets: the paper's number of records beside what lies in `root`."""
+    """A table of data sets: the paper's number of records beside the number in `root`."""
+    from iqa_lib import data  # imports torch, which no other table needs
+
     lines = []
     for row in table["counts"]:
         try:
-            sizes = _sizes(data.load(row["data"], root / row["data"], split=row["split"]))
+            dataset = data.load(row["data"], root / row["data"], split=row["split"])
+            kinds = {kind for record in dataset.records if (kind := getattr(record, "kind", ""))}
+            sizes = {"records": len(dataset), "references": len(set(dataset.reference_ids)), "types": len(kinds)}
             found = " / ".join(str(sizes[what]) for what in table.get("sizes", ["records"]))
         except data.DataError:
-            found = "not here"
+            found = "not found"
         lines.append({"row": row["label"], "paper": row["paper"], "found": found, "remark": row["note"]})
     return pd.DataFrame(lines)
 
 
 def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
-    """What there is to show of a table, by heading: a note, and lines as text, ready to be read."""
+    """A table's parts by heading: a note, and the lines as text."""
     table = specifications()[name]
     if "counts" in table:
         note = "Found: records under `data/`, see `python -m iqa_lib.data`."
@@ -163,10 +127,7 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
     if "full" in table:
         shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(differences(table, scale))
     if len(made := finished(table, scale)):
-        shown["Runs"] = (
-            "Minutes are of wall time, all seeds together; memory is the highest of a run, on a GPU that of the GPU.",
-            made,
-        )
+        shown["Runs"] = RUNS, made
     return shown
 
 
@@ -176,6 +137,8 @@ def write(name: str, scale: str) -> Path:
     lines = counts(table, repo_root() / "data") if "counts" in table else comparison(table, scale)
     drawn = "ours" in lines and lines.ours.notna().any()
     if drawn:
+        from iqa_lib import plots
+
         with atomic(folder / f"{name}.png") as temporary:
             plots.forest(lines, f"{table['title']} ({scale} scale)").savefig(temporary, dpi=100)
     with atomic(folder / f"{name}.csv") as temporary:
@@ -192,30 +155,30 @@ def write(name: str, scale: str) -> Path:
 
 
 def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
-    """Our number in one cell, as in `comparison`, and where it comes from, or nothing and why there is none."""
+    """Our number in one cell, as in `comparison`, and its source; or nothing, and the reason."""
     if "reported" in row:
         return {}, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
         return {}, "labels not public"
-    wanted = _tested(row, column)
+    column = _seen_by(row, column)
     if "ensemble" in row:
-        return _ensemble(row["ensemble"], wanted, scale)
+        return _ensemble(row["ensemble"], column, scale)
     run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))
-    found = [record for record in records(scale, run) if _stands_on(record, wanted)]
+    found = [record for record in records.read_all(scale, run) if _tested_on(record, column)]
     if not found:
-        reason = _failure(run, scale)
+        reason = records.failure(scale, run)
         return {}, f"failed: {reason}" if reason else "not run"
     method = row.get("method", row.get("baseline"))
-    estimates = [record["metrics"].get(_key(row, wanted)) for record in found]
+    estimates = [record["metrics"].get(_key(row, column)) for record in found]
     if None in estimates:
-        absent = method in BASELINES and BASELINES[method].needs_weights
-        return {}, "needs weights: not here" if absent else "left out of the run, or undefined for a pair"
+        pretrained = method in BASELINES and BASELINES[method].needs_weights
+        return {}, "weights not found" if pretrained else "left out of the run, or undefined for a pair"
     seeds = ", ".join(str(record["parameters"]["seed"]) for record in found)
     return _over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
 
 
-def _tested(row: dict, column: dict) -> dict:
-    """A column as a row sees it: on which side of its runs, and perhaps on a split of its own."""
+def _seen_by(row: dict, column: dict) -> dict:
+    """A column with the side of the runs that it is measured on; a row may name a side and a split of its own."""
     return {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
 
 
@@ -225,98 +188,79 @@ def _key(row: dict, column: dict) -> str:
     return f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"
 
 
-def _failure(run: str, scale: str) -> str:
-    files = sorted((repo_root() / "outputs" / scale / run).glob("seed*/failed.txt"))
-    return files[-1].read_text().strip() if files else ""
-
-
 def _over_seeds(estimates: Sequence[dict]) -> dict:
-    """One cell of several seeds' estimates, see `comparison`; nothing of none."""
+    """One cell from the estimates of several seeds, see `comparison`; empty if there are none."""
     if not estimates:
         return {}
-    sizes = {key: estimates[0][key] for key in ("n", "references")} | {"seeds": len(estimates)}
+    cell = {**estimates[0], "ours": estimates[0]["value"], "seeds": len(estimates)}
     if len(estimates) == 1:
-        return {"ours": estimates[0]["value"], "low": estimates[0]["low"], "high": estimates[0]["high"]} | sizes
+        return cell
     values = np.array([estimate["value"] for estimate in estimates])
     mean, spread = values.mean(), values.std(ddof=1)
     half = student.ppf(0.975, len(values) - 1) * spread / np.sqrt(len(values))
-    return {"ours": mean, "low": mean - half, "high": mean + half, "spread": spread} | sizes
+    return cell | {"ours": mean, "low": mean - half, "high": mean + half, "spread": spread}
 
 
 def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
-    """A row's number less the full model's on the same images, one a seed that both have."""
+    """A row's number minus the full model's on the same images, one a seed that both have."""
     if "run" not in row or "data" not in column:
         return []
-    both = [{r["parameters"]["seed"]: r for r in records(scale, one["run"])} for one in (row, full)]
+    both = [{r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full)]
     found = []
     for seed in sorted(both[0].keys() & both[1].keys()):
         estimates = [
             _recomputed(one, by_seed[seed], column, scale) for one, by_seed in zip((row, full), both, strict=True)
         ]
-        if None not in estimates and _same_images(both[0][seed], both[1][seed], column):
+        images = {by_seed[seed]["data"][column.get("side", "test")]["fingerprint"] for by_seed in both}
+        if None not in estimates and len(images) == 1:
             found.append(paired_difference(*estimates).as_dict())
     return found
 
 
-def _same_images(first: dict, second: dict, column: dict) -> bool:
-    side = column.get("side", "test")
-    return first["data"][side]["fingerprint"] == second["data"][side]["fingerprint"]
-
-
 def _recomputed(row: dict, record: dict, column: dict, scale: str) -> Estimate | None:
-    """A cell's number made again from the kept predictions; None where they do not give the recorded value."""
-    column = _tested(row, column)
-    told = record["metrics"].get(_key(row, column))
-    if told is None or not _stands_on(record, column):
+    """A cell's number computed again from the predictions; None if these do not give the recorded value."""
+    column = _seen_by(row, column)
+    recorded = record["metrics"].get(_key(row, column))
+    if recorded is None or not _tested_on(record, column):
         return None
-    path = repo_root() / "outputs" / scale / row["run"] / f"seed{record['parameters']['seed']}" / "predictions.csv"
-    found = _estimate(path, path.stat().st_mtime_ns, column["side"], column["metric"])
-    return found if found is not None and abs(found.value - told["value"]) < 1e-4 else None
+    folder = records.path(scale, row["run"], record["parameters"]["seed"])
+    changed = (folder / records.PREDICTIONS).stat().st_mtime_ns
+    found = _estimate(folder, changed, column["side"], column["metric"])
+    return found if found is not None and abs(found.value - recorded["value"]) < 1e-4 else None
 
 
 @cache
-def _estimate(path: Path, _changed: int, side: str, measure: str) -> Estimate | None:
-    table = pd.read_csv(path)
-    table = table[table.side == side] if "side" in table else table
+def _estimate(folder: Path, _changed: int, side: str, measure: str) -> Estimate | None:
+    table = records.predictions(folder, side)
     if measure == "accuracy":
         return two_afc_accuracy(table.prediction, table.target, table.reference_id)
     return agreement(table, measure) if measure in AGREEMENT else None
 
 
 def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
-    """Agreement of the mean of several runs' standardised predictions, where all were tested on the same records."""
-    tables, fingerprints = [], set()
+    """Agreement of the mean of several runs' standardised predictions, if all were tested on the same records."""
+    side, tables, images = column["side"], [], set()
     for run in named:
-        record = next((record for record in records(scale, run) if _stands_on(record, column)), None)
+        record = next((record for record in records.read_all(scale, run) if _tested_on(record, column)), None)
         if record is None:
             return {}, "not run"
-        folder = repo_root() / "outputs" / scale / run / f"seed{record['parameters']['seed']}"
-        table = pd.read_csv(folder / "predictions.csv")
-        tables.append(table[table.side == column["side"]])
-        fingerprints.add(record["data"][column["side"]]["fingerprint"])
-    if len(fingerprints) > 1:
+        tables.append(records.predictions(records.path(scale, run, record["parameters"]["seed"]), side))
+        images.add(record["data"][side]["fingerprint"])
+    if len(images) > 1:
         return {}, "the runs were tested on different records"
     scores = sum((table.prediction - table.prediction.mean()) / table.prediction.std() for table in tables)
     found = agreement(tables[0].assign(prediction=scores / len(tables)), column["metric"])
     return _over_seeds([found.as_dict()]), f"mean of z-scores of {' and '.join(named)}"
 
 
-def _stands_on(record: dict, column: dict) -> bool:
-    """Whether a record was tested on the column's data set and, where one is named, just its split."""
+def _tested_on(record: dict, column: dict) -> bool:
+    """Whether a record was tested on the column's data set and, if it names one, exactly its split."""
     tested = record["data"].get(column["side"], {"name": "", "split": ""})
     return tested["name"] == column["data"] and tested["split"] == column.get("split", tested["split"])
 
 
-def _sizes(dataset: data.IQADataset) -> dict[str, int]:
-    return {
-        "records": len(dataset),
-        "references": len(set(dataset.reference_ids)),
-        "types": len({kind for record in dataset.records if (kind := getattr(record, "kind", ""))}),
-    }
-
-
 def _wide(lines: pd.DataFrame) -> pd.DataFrame:
-    """One line a row: under each column the paper's value and ours, where there are any, and what ours stands on."""
+    """One line a row: the paper's value and ours under each column that has any, sample size and source."""
     labels = lines.row.unique()
     wide = {"method": labels}
     for column, part in lines.groupby("column", sort=False):
@@ -324,9 +268,9 @@ def _wide(lines: pd.DataFrame) -> pd.DataFrame:
             wide[f"{column}: paper"] = [_decimals(value) for value in part.paper]
         if part.ours.notna().any():
             wide[f"{column}: ours"] = [_interval(cell) for cell in part.itertuples()]
-    told = lines[lines.ours.notna()]
-    if len(told):
-        rows = told.groupby("row", sort=False).first()
+    measured = lines[lines.ours.notna()]
+    if len(measured):
+        rows = measured.groupby("row", sort=False).first()
         wide["n (references)"] = [
             f"{rows.n[x]:.0f} ({rows.references[x]:.0f})" if x in rows.index else "" for x in labels
         ]
@@ -363,23 +307,19 @@ def _interval(cell, signed: bool = False) -> str:
 
 
 def _source(cells: pd.DataFrame) -> str:
-    """What a row's cells of ours stand on; the reason where there are none."""
-    told = cells[cells.ours.notna()] if cells.ours.notna().any() else cells[cells.source != "labels not public"]
-    return "; ".join(told.source.unique())
+    """Where a row's numbers of ours come from, or why there are none."""
+    shown = cells[cells.ours.notna()] if cells.ours.notna().any() else cells[cells.source != "labels not public"]
+    return "; ".join(shown.source.unique())
 
 
 def _weights(weights: dict) -> str:
-    """Which weights a record's numbers were made with, of one network or of several by name."""
+    """The weights behind a record's numbers, of one network or of several by name."""
     found = [weights] if "network" in weights else weights.values()
     return "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in found)
 
 
 def _markdown(lines: pd.DataFrame) -> str:
-    rows = [
-        list(lines.columns),
-        ["---"] * len(lines.columns),
-        *([_text(value) for value in row] for row in lines.values),
-    ]
+    rows = [lines.columns, ["---"] * len(lines.columns), *(map(_text, row) for row in lines.values)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -398,7 +338,7 @@ def _html(parts: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.tables", description=__doc__.splitlines()[0])
     parser.add_argument("scale", help="folder in outputs/, such as demo")
-    parser.add_argument("tables", nargs="*", help="names in params/tables.yaml; all if none is given")
+    parser.add_argument("tables", nargs="*", help="names in params/tables.yaml; without any, all")
     arguments = parser.parse_args()
     for name in arguments.tables or specifications():
         path = write(name, arguments.scale)
