@@ -6,8 +6,8 @@
 Seconds are at 1080x720, the second of two calls. Memory is the peak resident set of a process that holds one pair and
 scores it, Python and its libraries (about 0.8 GiB) included. A larger size is approached over 0.8 and 2 Mpx; where
 the line through the two passes --budget at that size, the value is a prediction and nothing is run. "Mpx in 8 GiB"
-is where the line through the smallest and the largest measurement meets 8 GiB (999: beyond); `max_pixels` in
-`iqa_lib/baselines.py` comes from there. Networks get random weights, on which neither time nor memory depends.
+is where the line through the smallest and the largest measurement meets 8 GiB (999: beyond): the `max_pixels` of
+`iqa_lib/baselines.py`. Networks get random weights, on which neither time nor memory depends.
 Reads /proc/self/status, so Linux only.
 """
 
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -30,21 +29,14 @@ _LIMIT = 8.0
 
 def measure(name: str, width: int, height: int, calls: int) -> dict[str, float]:
     """Score one random pair `calls` times in this process: seconds of the last call, peak GiB of the process."""
-    baseline = replace(_ready(name), max_pixels=width * height)
+    random = "random" if baselines.BASELINES[name].needs_weights else None
+    baseline = replace(baselines.load(name, weights=random), max_pixels=width * height)
     reference = torch.rand(1, 3, height, width)
     distorted = torch.lerp(reference, torch.rand_like(reference), 0.1)
     for _ in range(calls):
         start = time.perf_counter()
         baseline.score(reference, distorted)
     return {"seconds": time.perf_counter() - start, "gib": _peak_gib()}
-
-
-def _ready(name: str) -> baselines.Baseline:
-    baseline = baselines.BASELINES[name]
-    if not baseline.needs_weights:
-        return baseline
-    recipe = baselines._NETWORKS[name]
-    return replace(baseline, compute=partial(recipe.compute, recipe.build().eval()))
 
 
 def _peak_gib() -> float:

@@ -28,8 +28,10 @@ def check_device(device: torch.device | str) -> None:
         raise ValueError(f"device: got {str(device)!r}, which is not here ({reason}): give device='cpu'") from error
 
 
-def to_device(item: Tensor | list, device: torch.device | str) -> Tensor | list:
-    """Tensors and lists of them onto the device; 8-bit images become floats in [0, 1] there."""
+def to_device(item: Tensor | nn.Module | list, device: torch.device | str) -> Tensor | nn.Module | list:
+    """Tensors, networks and lists of them onto the device; 8-bit images become floats in [0, 1] there."""
+    if isinstance(item, nn.Module):
+        return item.to(device)
     if not isinstance(item, Tensor):
         return [to_device(part, device) for part in item]
     item = item.to(device, non_blocking=True)

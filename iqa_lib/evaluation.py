@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from iqa_lib import baselines
-from iqa_lib.baselines import Baseline, preference
+from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.devices import to_device
 from iqa_lib.files import atomic, cache_dir, file_key, sha256
@@ -172,7 +172,7 @@ def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:
     The infinite PSNR of an image that equals its reference counts as 100 dB.
     """
     scores = baseline_scores(baseline, dataset)
-    values = preference(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0].clip(max=100)
+    values = b_is_closer(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0].clip(max=100)
     rows = [_row(record) | {"target": record.target} for record in dataset.records]
     return pd.DataFrame(rows).assign(prediction=values)
 
