@@ -745,8 +745,8 @@ def test_training_keeps_nothing_of_the_backbones(fusion):
         ({"fusion": "deform"}, ValueError, r"fusion: got 'deform', expected one of \('deform\+concat', 'concat', "),
         ({"pooling": "mean"}, ValueError, r"pooling: got 'mean', expected one of \('patch', 'spatial', 'both'\)"),
         ({"resnet152_blocks": "layer3"}, ValueError, r"resnet152_blocks: got 'layer3', expected one of \('layer1',"),
-        ({"norm": "zero"}, ValueError, r"norm: got 'zero', expected 'weights' or one of 'half'"),
-        ({"cnn_weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
+        ({"norm": "zero"}, ValueError, r"norm: got 'zero', expected one of 'weights', 'half'"),
+        ({"cnn_weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
         (
             {"fusion": "vit", "vit_weights": "packaged"},
             WeightsError,

@@ -19,7 +19,7 @@ from test_views import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 
 from iqa_lib import baselines, devices, evaluation
-from iqa_lib.baselines import Baseline, prefer, preference
+from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.evaluation import (
     baseline_scores,

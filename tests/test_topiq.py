@@ -531,8 +531,8 @@ def test_a_backbone_of_four_stages():
         ({"cross_scale": "up"}, ValueError, r"cross_scale: got 'up', expected one of \('top_down', 'bottom_up', "),
         ({"dim": 18, "heads": 4}, ValueError, "dim: got 18, heads as 4, expected an even dim, a multiple of heads"),
         ({"dim": 15, "heads": 3}, ValueError, "dim: got 15"),
-        ({"backbone": "resnet50"}, ValueError, "'resnet50' is no full timm tag"),
-        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
+        ({"backbone": "resnet50"}, ValueError, "'resnet50', expected a full timm tag"),
+        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
     ],
 )
 def test_unknown_options_are_errors(options, error, message):

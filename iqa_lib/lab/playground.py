@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from iqa_lib import plots
-from iqa_lib.baselines import ms_ssim_maps, preference
+from iqa_lib.baselines import b_is_closer, ms_ssim_maps
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.devices import device_of, to_device
@@ -163,7 +163,7 @@ class Playground:
         figure = plots.images_and_maps(dict(zip(titles, (original, *images), strict=True)))
         scores = [self._seen(reference, setting)[0] for setting in (a, b)]
         rows = [
-            (name, scores[0][name], scores[1][name], float(preference(judge, scores[0][name], scores[1][name])))
+            (name, scores[0][name], scores[1][name], float(b_is_closer(judge, scores[0][name], scores[1][name])))
             for name, judge in self._judges().items()
         ]
         rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *images))) for other in self.others]
