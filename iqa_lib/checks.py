@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 
-def check_choice(allowed: Iterable[object], **options: object) -> None:
-    """Raise ValueError for the first option whose value is not among those allowed; its name is in the message."""
+def check_choice(allowed: Iterable[object], *, error: type[ValueError] = ValueError, **options: object) -> None:
+    """Raise `error` for the first option whose value is not among those allowed; its name is in the message."""
     allowed = tuple(allowed)
     for name, value in options.items():
         if value not in allowed:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+            raise error(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
 def check_at_least(least: float, **numbers: float) -> None:
