@@ -762,7 +762,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 16, 64), "came 16x64, expected sides of at least 32"),
+        (pair(1, 16, 64), "got 16x64, expected sides of at least 32"),
         (pair(1, 40, 64), r"came 40x64, expected sides that are multiples of 16, the ViT's patch: crop or enlarge"),
         (pair(1, 64, 40), "came 64x40, expected sides that are multiples of 16"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),

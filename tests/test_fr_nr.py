@@ -167,7 +167,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
+        (pair(1, 31, 64), "got 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
         ([image.numpy() for image in pair(1)], "got ndarray"),

@@ -160,7 +160,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (triplet(1, 31, 64), "came 31x64, expected sides of at least 32"),
+        (triplet(1, 31, 64), "got 31x64, expected sides of at least 32"),
         ((*triplet(1)[:2], triplet(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in triplet(1)], r"expected \[0, 1\]"),
     ],

@@ -401,7 +401,7 @@ def test_any_size_and_its_maps(model, height, width):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
+        (pair(1, 31, 64), "got 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
     ],
@@ -417,9 +417,9 @@ def test_large_images_are_refused_and_maps_of_large_images_sooner(model, monkeyp
     monkeypatch.setattr(model, "max_map_pixels", 32 * 64)
     model(*pair(1, 33, 64))
     model(*pair(1, 32, 64), return_maps=True)
-    with pytest.raises(ValueError, match=r"came 34x64.*expected at most"):
+    with pytest.raises(ValueError, match=r"got 34x64.*expected at most"):
         model(*pair(1, 34, 64))
-    with pytest.raises(ValueError, match=r"came 33x64.*expected at most"):
+    with pytest.raises(ValueError, match=r"got 33x64.*expected at most"):
         model(*pair(1, 33, 64), return_maps=True)
 
 
