@@ -1,15 +1,15 @@
 # make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
-# make lab: JupyterLab                                        make venv: only sets up
-# make test-browser: the playground in a real browser; wants Chromium (apt install chromium), not run by `make test`
-# SCALE=paper DATA=/path/to/data SEEDS=5: the papers' own data sets, more seeds
-# CORES=8: more rows or tests at a time
+# make lab: JupyterLab                                        make venv: only sets up .venv
+# make test-browser: the playground in a real browser; needs Chromium (apt install chromium), not part of `make test`
+# SCALE=paper DATA=/path/to/data SEEDS=5: on the papers' own data sets, with more seeds
+# CORES=8: eight rows or tests at a time
 SCALE ?= demo
 SEEDS ?= 1
 CORES ?= 2
 GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 PYTHON ?= python3
 export OMP_WAIT_POLICY ?= PASSIVE
-# memory that torch lets go stays with the process: page faults took a tenth of the training's time
+# keep memory that torch frees within the process: page faults took a tenth of the training time
 export MALLOC_MMAP_THRESHOLD_ ?= 1073741824
 export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -25,7 +25,7 @@ venv: .venv/.done
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# --nolock: a killed run leaves Snakemake's lock behind, and every file and training step here has one of its own
+# --nolock: a killed run would leave Snakemake's lock behind; every file and training step here has its own lock
 reproduce: venv
 	snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime params \
 		--prioritize outputs/$(SCALE)/tables/ahiq_table6.md \

@@ -1,16 +1,16 @@
-"""What scoring and training with AHIQ cost beside the released code's way. Prints ratios of one run.
+"""Cost of scoring and training with AHIQ, relative to the released code's way. Prints ratios of one run.
 
 python benchmarks/ahiq.py                       scoring 2 crops of a 288x288 pair on the CPU
 python benchmarks/ahiq.py --crops 20            the test protocol's 20
 python benchmarks/ahiq.py --train               also one training step of one pair, and what it keeps for backward
 python benchmarks/ahiq.py --gpu                 training steps on a GPU: 224 crops, batch 32, fp32 and bf16
 
-The released code's way: whole ViT-B/8 and whole ResNet50, one crop after another and of it the reference, then the
-distorted image, the offsets for each of the two, torchvision's deformable convolution; in training, both backbones in
-the graph. Its timm, 0.5.4, writes attention out, which today's fuses: both are measured. Weights are random unless
+The released code's way: the whole ViT-B/8 and the whole ResNet50, crop by crop, first the reference, then the distorted
+image, offsets for each of the two, torchvision's deformable convolution; in training, both backbones are in the graph.
+Its timm, 0.5.4, writes attention out, where today's fuses it: both are measured. Weights are random unless
 --checkpoint gives the authors' file: time and memory do not depend on them, the drift of bf16 does. Peak memory is
-what a run adds to the process, read from /proc, so on Linux only. The ways take turns, and of each the fastest turn
-counts: on a machine that others use, ratios are good to a tenth or so.
+what a run adds to the process, read from /proc (Linux only). The variants take turns, and the fastest turn of each
+counts: on a shared machine, ratios are good to about a tenth.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CROP, SIDE, MIB = 224, 288, 2**20
 
 
 class Released:
-    """The released code's way to score a pair, with the weights of `model`."""
+    """Scores a pair in the released code's way, with the weights of `model`."""
 
     def __init__(self, model: AHIQ, *, fused: bool):
         self.model, self.fusion = model, model.deform_net
@@ -62,14 +62,14 @@ class Released:
 
 
 def _whole(backbone: nn.Module) -> nn.Module:
-    """The uncut network of a backbone, with its weights where it has some."""
+    """The uncut network of a backbone, with the backbone's weights where it has them."""
     net = timm.create_model(backbone.weights.network).eval()
     net.load_state_dict(backbone.net.model.state_dict(), strict=False)
     return net
 
 
 def _outputs(net: nn.Module, modules: list[nn.Module], x: Tensor) -> list[Tensor]:
-    """What `modules` put out while the whole of `net` is run."""
+    """Outputs of `modules` while the whole `net` runs."""
     outputs: list[Tensor] = []
     hooks = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
     net(x)
@@ -79,7 +79,7 @@ def _outputs(net: nn.Module, modules: list[nn.Module], x: Tensor) -> list[Tensor
 
 
 def in_batches(model: AHIQ, max_batch: int, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Our way to score crops."""
+    """A function that scores crops in our way."""
 
     def score(reference: Tensor, distorted: Tensor) -> Tensor:
         parts = zip(reference.split(max_batch), distorted.split(max_batch), strict=True)
@@ -90,7 +90,7 @@ def in_batches(model: AHIQ, max_batch: int, precision: str) -> Callable[[Tensor,
 
 
 def multiply_adds(model: AHIQ, reference: Tensor, distorted: Tensor) -> int:
-    """Of scoring one pair: all layers' matrix products and convolutions, and attention."""
+    """Multiply-adds of scoring one pair: matrix products and convolutions of all layers, and attention."""
     counts = []
 
     def count(module: nn.Module, _, output: Tensor) -> None:
@@ -121,7 +121,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def added_memory(call: Callable[[], object]) -> float:
-    """MiB by which a call raises the process's resident set at its peak; NaN where there is no /proc."""
+    """MiB that a call adds to the peak of the process's resident set; NaN without /proc."""
     status = Path("/proc/self/status")
     if not status.exists():
         return float("nan")
@@ -137,7 +137,7 @@ def _status(file: Path, name: str) -> int:
 
 
 def kept_for_backward(call: Callable[[], object]) -> float:
-    """MiB of tensors, parameters left out, that a forward pass keeps for the backward one."""
+    """MiB of tensors, without parameters, that a forward pass keeps for the backward pass."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def kept_for_backward(call: Callable[[], object]) -> float:
 
 
 def liven(model: AHIQ) -> None:
-    """Random heads whose layers keep the spread of what they are given, so that drift is not hidden by their biases."""
+    """Initialise the heads so that layers keep the spread of their inputs, and biases do not hide the drift."""
     for layer in (*model.deform_net.modules(), *model.regressor.modules()):
         if isinstance(layer, nn.Conv2d | DeformConv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
@@ -175,7 +175,7 @@ def scoring(model: AHIQ, crops: int, batches: list[int], repeats: int) -> None:
     work = multiply_adds(model, reference[:1], distorted[:1])
     ways = {
         ("as released", "fp32"): Released(model, fused=False),
-        ("so, attention fused", "fp32"): Released(model, fused=True),
+        ("same, attention fused", "fp32"): Released(model, fused=True),
     }
     ways |= {
         (f"ours, max_batch {size}", precision): in_batches(model, size, precision)
@@ -193,20 +193,21 @@ def scoring(model: AHIQ, crops: int, batches: list[int], repeats: int) -> None:
 
     rates = {precision: max(measured) for precision, measured in rates.items()}
     print(f"{crops} crops of a {SIDE}x{SIDE} pair, ViT-B/8 and ResNet50, {torch.get_num_threads()} CPU threads")
-    print(f"a crop is {work / 1e9:.0f} G multiply-adds to us; G a second in matrix products: ", end="")
+    print(f"ours takes {work / 1e9:.0f} G multiply-adds a crop; matrix products run at G a second: ", end="")
     print(", ".join(f"{precision} {rate / 1e9:.0f}" for precision, rate in rates.items()))
-    print(f"{'':24} {'s a crop':>8} {'ratio':>6} {'to fused':>9} {'to its products':>16} {'peak MiB added':>15}")
+    print(f"{'':26} {'s a crop':>8} {'ratio':>6} {'to fused':>9} {'to its products':>16} {'peak MiB added':>15}")
     took = {way: min(measured) for way, measured in times.items()}
-    released, fused = (took[name, "fp32"] for name in ("as released", "so, attention fused"))
+    released, fused = (took[name, "fp32"] for name in ("as released", "same, attention fused"))
     for (name, precision), time_ in took.items():
         floor = f"{time_ * rates[precision] / work:.2f}" if name.startswith("ours") else ""
         ratios = f"{time_ / released:6.2f} {time_ / fused:9.2f} {floor:>16}"
-        print(f"{name:19} {precision} {time_:8.2f} {ratios} {memory[name, precision]:15.0f}")
+        print(f"{name:21} {precision} {time_:8.2f} {ratios} {memory[name, precision]:15.0f}")
 
     ours, exact = scores[f"ours, max_batch {batches[-1]}", "fp32"], scores["as released", "fp32"]
     drift = scores[f"ours, max_batch {batches[-1]}", "bf16"] - ours
     print(
-        f"largest difference of a crop's score: fp32 from the released way {(ours - exact).abs().max():.1e}, ", end=""
+        f"largest difference of a crop's score: ours in fp32 from the released way {(ours - exact).abs().max():.1e}, ",
+        end="",
     )
     print(f"bf16 from fp32 {drift.abs().max():.1e}, of their mean over crops {drift.mean().abs():.1e}")
     print(f"(the scores lie between {ours.min():.4f} and {ours.max():.4f})")
@@ -234,7 +235,7 @@ def training_step(model: AHIQ) -> None:
 
 def gpu_steps(model: AHIQ, batch: int, repeats: int) -> None:
     if not torch.cuda.is_available():
-        raise SystemExit("--gpu: no GPU is to be seen")
+        raise SystemExit("--gpu: found no GPU")
     device = torch.device("cuda")
     model = model.to(device, memory_format=torch.channels_last).train()
     reference, distorted = (torch.rand(batch, 3, CROP, CROP, device=device) for _ in range(2))
@@ -261,9 +262,9 @@ def gpu_steps(model: AHIQ, batch: int, repeats: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--crops", type=int, default=2, help="crops to score")
-    parser.add_argument("--max-batch", type=int, nargs="+", default=[1, 2], help="crops that go through at a time")
-    parser.add_argument("--train", action="store_true", help="also a training step on the CPU")
-    parser.add_argument("--gpu", action="store_true", help="training steps on a GPU, and nothing else")
+    parser.add_argument("--max-batch", type=int, nargs="+", default=[1, 2], help="crops in one forward pass")
+    parser.add_argument("--train", action="store_true", help="also time a training step on the CPU")
+    parser.add_argument("--gpu", action="store_true", help="time training steps on a GPU, and nothing else")
     parser.add_argument("--batch", type=int, default=32, help="pairs a step, for --gpu")
     parser.add_argument(
         "--repeats", type=int, default=3, help="measurements of each way; the fastest counts, for --gpu the median"

@@ -1,14 +1,14 @@
-"""Seconds and peak memory of every baseline: a process for each measurement, so that none inherits another's peak.
+"""Seconds and peak memory of every baseline, each measured in a process of its own, so that none inherits a peak.
 
     python benchmarks/baselines_memory.py                                  # at 1080x720
     python benchmarks/baselines_memory.py --size 6000x4000 ssim lpips-vgg  # 24 Mpx, some metrics only
 
 Seconds are at 1080x720, the second of two calls. Memory is the peak resident set of a process that holds one pair and
-scores it, Python and its libraries (about 0.8 GiB) included. A larger size is approached over 0.8 and 2 Mpx; where
-the line through the two passes --budget at that size, the value is a prediction and nothing is run. "Mpx in 8 GiB"
-is where the line through the smallest and the largest measurement meets 8 GiB (999: beyond); `max_pixels` in
-`iqa_lib/baselines.py` comes from there. Networks get random weights, on which neither time nor memory depends.
-Reads /proc/self/status, so Linux only.
+scores it, including Python and its libraries (about 0.8 GiB). For a larger size, 0.8 and 2 Mpx are measured first;
+if the line through them exceeds --budget at that size, the value is a prediction and nothing is run. "Mpx in 8 GiB"
+is where the line through the smallest and the largest measurement reaches 8 GiB (999: beyond); `max_pixels` in
+`iqa_lib/baselines.py` is taken from it. Networks get random weights: neither time nor memory depends on them. Reads
+/proc/self/status (Linux only).
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What keeping FRP's vectors saves in training, and that the result is the same. Prints ratios of one run.
+"""What keeping FRP's vectors saves in training, with the same result. Prints ratios of one run.
 
 python benchmarks/fr_nr.py                                              EfficientNet-Lite0, 64 pairs of 192 x 256
 python benchmarks/fr_nr.py --backbone vgg16.tv_in1k --size 384 512      the paper's network and images (GPU)
 
 Both trainings see the same pairs in the same order with the same initial head; one starts from images, the other from
-vectors that are computed once before the first epoch, which its time includes where it says so. Weights are random: no
-cost depends on them.
+vectors that are computed once before the first epoch. Where the output says so, its time includes that computation.
+Weights are random: the cost does not depend on them.
 """
 
 import argparse

@@ -1,14 +1,15 @@
-"""What IQA-TMFM costs, against the way of the code that its authors released. Prints ratios of one run.
+"""Cost of IQA-TMFM, relative to the way of its authors' released code. Prints ratios of one run.
 
 python benchmarks/iqa_tmfm.py                                   32 crops of 224x224; a step of 4 triplets x 4 crops
 python benchmarks/iqa_tmfm.py --crops 8 --batch 1 --repeats 3   on a slow machine
 
-The released way: the whole ConvNeXt-Tiny called for each of the three images; attention written out over all tokens
-of encoder and decoder, a mask a head; every crop of the triplet at once; in training, gradients of the frozen backbone
-that no optimizer takes. Ours computes the same function with the same weights (random: no cost depends on them).
+The released way: the whole ConvNeXt-Tiny runs for each of the three images; attention is written out over all tokens of
+encoder and decoder, with a mask for each head; all crops of the triplet go through at once; in training, gradients of
+the frozen backbone are computed that no optimizer uses. Ours computes the same function with the same weights (random:
+the cost does not depend on them).
 
-Seconds are the least of several rounds in which the variants take turns: of processor time on a CPU, which a busy
-machine distorts less than the clock on the wall, and of the clock on a GPU.
+Seconds are the minimum over several rounds in which the variants take turns: processor time on a CPU, which a busy
+machine distorts less than wall time, and wall time on a GPU.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def feed_forward(ffn: FeedForward, x: Tensor) -> Tensor:
 
 
 def seconds(variants: dict[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """The least time of each variant; they take turns."""
+    """The minimum time of each variant; they take turns."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     times = {name: [] for name in variants}
     for _ in range(repeats):
@@ -114,8 +115,8 @@ def report(title: str, times: dict[str, float], peaks: dict[str, int], target: f
     for name, value in times.items():
         way, precision = name.split()
         ratio = value / times[f"released {precision}"]
-        wanted = f"  wanted {target:.2f} or less" if name == "ours fp32" else ""
-        print(f"  {way:8s} {precision}  {value:8.3f} s  {ratio:.2f} of released{wanted}")
+        goal = f"  target: {target:.2f} or less" if name == "ours fp32" else ""
+        print(f"  {way:8s} {precision}  {value:8.3f} s  {ratio:.2f} of released{goal}")
     print(f"  ours bf16 is {times['ours bf16'] / times['released fp32']:.2f} of released fp32")
     print("  peak memory " + ", ".join(f"{way} {peak / 2**30:.2f} GiB" for way, peak in peaks.items()))
 
@@ -183,12 +184,12 @@ def train(batch: int, crops: int, repeats: int, device: torch.device) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("score", "train"), help="measure this alone")
+    parser.add_argument("part", nargs="?", choices=("score", "train"), help="measure only this")
     parser.add_argument("--crops", type=int, default=32, help="crops of the triplet that is scored")
     parser.add_argument("--max-batch", type=int, help="crops that ours scores at a time; 1 on a CPU, 16 on a GPU")
     parser.add_argument("--batch", type=int, default=4, help="triplets in a training step")
     parser.add_argument("--train-crops", type=int, default=4, help="crops of each of them")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds to take the least of")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds to take the minimum of")
     arguments = parser.parse_args()
     device = best_device()
     torch.backends.cudnn.allow_tf32 = False

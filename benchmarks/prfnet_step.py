@@ -1,4 +1,4 @@
-"""What a training step of PRFNet costs, and what a frozen backbone with kept features saves. Prints ratios of one run.
+"""Cost of a training step of PRFNet, and what a frozen backbone with kept features saves. Prints ratios of one run.
 
 python benchmarks/prfnet_step.py                                demo configuration: images against kept features
 python benchmarks/prfnet_step.py --paper                        the paper's step on a GPU: 448 crops, batch 16

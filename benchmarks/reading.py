@@ -1,4 +1,4 @@
-"""Pairs read a second from the demo set: decoding both images of every item, and what this package does instead.
+"""Pairs read per second from the demo set: decoding both images of every item, and what this package does instead.
 
 python benchmarks/reading.py [--pairs 250]
 """
@@ -13,7 +13,7 @@ from iqa_lib.views import Crops
 
 
 class Naive(Crops):
-    """Decodes reference and distorted image anew for every item, and makes floats of the whole before cutting."""
+    """Decodes reference and distorted image for every item, and converts the whole to floats before cutting."""
 
     def __getitem__(self, key):
         record = self.dataset.records[key[1]]

@@ -1,16 +1,16 @@
-"""What CFANet costs: seconds against the multiply-adds at this machine's matrix rate, bf16's drift, peak memory.
+"""Cost of CFANet: seconds relative to its multiply-adds at this machine's matrix rate, bf16's drift, peak memory.
 
 python benchmarks/topiq.py                          a 384x512 pair: fp32, folded, bf16
 python benchmarks/topiq.py --compile                the folded network compiled, too: needs a C++ compiler, a minute
-python benchmarks/topiq.py --busy                   the same on a machine that does other work too
+python benchmarks/topiq.py --busy                   the same on a machine that is doing other work
 python benchmarks/topiq.py --large 3000x4000        peak memory of this process on one pair of that size, folded
-python benchmarks/topiq.py --checkpoint cfanet.pth  with the authors' weights: bf16's drift on what is worth scoring
+python benchmarks/topiq.py --checkpoint cfanet.pth  with the authors' weights: bf16's drift on real scores
 
-Every round times the matrix product and each variant once, and the least of all rounds counts. Other processes make
-that worthless: --busy counts one thread's processor seconds instead. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000
+Every round times the matrix product and each variant once, and the minimum over the rounds counts. Other processes
+invalidate that: --busy counts one thread's processor seconds instead. On Linux, MALLOC_TRIM_THRESHOLD_=8000000000
 MALLOC_MMAP_THRESHOLD_=8000000000 in the environment keep the allocator from giving memory back to the system between
 layers; TORCHINDUCTOR_FREEZING=1 lets the compiler lay out the weights once and join activations to convolutions.
-Weights are random unless given: neither time nor memory depends on them.
+Weights are random unless given: time and memory do not depend on them.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def speed(model: CFANet, height: int, width: int, rounds: int, busy: bool, compi
     reference = torch.rand(1, 3, height, width, device=device)
     images = reference, distorted_by(reference, 0.1)
     with FlopCounterMode(display=False) as counter:
-        model(*images, return_maps=True)  # in the fused attention nothing would be counted
+        model(*images, return_maps=True)  # fused attention would not be counted
     operations = counter.get_total_flops()  # two for each multiply-add
     a, b = torch.rand(2, SIDE, SIDE, device=device).unbind()
     calls = {
@@ -72,7 +72,9 @@ def speed(model: CFANet, height: int, width: int, rounds: int, busy: bool, compi
     least = {name: min(row[name] for row in times) for name in calls}
     rate = 2 * SIDE**3 / least.pop("matrix")
     floor = operations / rate
-    print(f"CFANet, a pair of {height}x{width}, {device}, {torch.get_num_threads()} threads, least of {rounds} rounds")
+    print(
+        f"CFANet, a pair of {height}x{width}, {device}, {torch.get_num_threads()} threads, minimum of {rounds} rounds"
+    )
     print(f"  {operations / 2e9:.2f} G multiply-adds; fp32 matrix product of {SIDE}: {rate / 1e9:.0f} GFLOP/s")
     print(f"  floor          {floor:.3f} s")
     for name, value in least.items():
@@ -109,11 +111,11 @@ def size(text: str) -> tuple[int, int]:
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=size, default=(384, 512), metavar="HxW", help="of the pair that is timed")
+    parser.add_argument("--size", type=size, default=(384, 512), metavar="HxW", help="size of the pair that is timed")
     parser.add_argument("--large", type=size, metavar="HxW", help="measure the peak memory of a pair of this size")
     parser.add_argument("--checkpoint", help="a file of the authors' weights")
-    parser.add_argument("--rounds", type=int, default=10, help="to take the least of")
-    parser.add_argument("--pairs", type=int, default=8, help="to measure bf16's drift on")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds to take the minimum of")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs to measure bf16's drift on")
     parser.add_argument("--compile", action="store_true", help="time the compiled network too")
     parser.add_argument("--busy", action="store_true", help="processor seconds of one thread (CPU only)")
     options = parser.parse_args()

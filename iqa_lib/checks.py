@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 
-def check_choice(allowed: Iterable[object], **options: object) -> None:
-    """Raise ValueError, naming the option, if a value is not one of those allowed."""
+def check_choice(allowed: Iterable[object], *, error: type[ValueError] = ValueError, **options: object) -> None:
+    """Raise `error`, naming the option, if a value is not one of those allowed."""
     allowed = tuple(allowed)
     for name, value in options.items():
         if value not in allowed:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+            raise error(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
 def check_at_least(least: float, **numbers: float) -> None:

@@ -41,12 +41,12 @@ def check_device(device: torch.device | str) -> None:
         raise ValueError(f"device: got {str(device)!r}, expected one of this machine ({reason}): use 'cpu'") from error
 
 
-def to_device(item, device: torch.device | str):
+def to_device(item: Tensor | list | nn.Module, device: torch.device | str):
     """Move a model, a tensor or nested lists of tensors; 8-bit images become floats in [0, 1]."""
-    if not isinstance(item, Tensor | nn.Module):
-        return [to_device(part, device) for part in item]
     if isinstance(item, nn.Module):
         return item.to(device)
+    if not isinstance(item, Tensor):
+        return [to_device(part, device) for part in item]
     item = item.to(device, non_blocking=True)
     return item.float() / 255 if item.dtype == torch.uint8 else item
 

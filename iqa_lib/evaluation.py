@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from iqa_lib import baselines
-from iqa_lib.baselines import Baseline, preference
+from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.devices import autocast, device_of, to_device
@@ -133,7 +133,7 @@ def look(
 def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:
     """`predict` for a baseline on whole images: its score, at most 100 (dB); for triplets 0, 1 or 0.5 (a tie)."""
     scores = baseline_scores(baseline, dataset)
-    values = preference(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0].clip(max=100)
+    values = b_is_closer(baseline, *scores.T) if scores.shape[1] == 2 else scores[:, 0].clip(max=100)
     return _rows(dataset).assign(prediction=values)
 
 

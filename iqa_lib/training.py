@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 import pandas as pd
@@ -135,8 +135,8 @@ def fit(
     updater.zero_grad(set_to_none=True)
     first, history, spent = _resume(folder, model, updater)
     wrapped = accelerator.prepare_model(model)
-    shares = dict(batch_size=batch_size, accumulate=accumulate, seed=seed, first=first, total=total)
-    streams = [iter(_loader(task.data, workers, accelerator, **shares)) for task in tasks]
+    steps = dict(batch_size=batch_size, accumulate=accumulate, seed=seed, first=first, total=total)
+    streams = [iter(_loader(task.data, workers, accelerator, **steps)) for task in tasks]
 
     def next_loss(task: Task, stream: Iterator) -> Tensor:
         *inputs, target = to_device(next(stream), device)
@@ -147,7 +147,8 @@ def fit(
     def better(kept: list[float] | None, values: list[float]) -> list[float]:
         return values if kept is None or improves(values, kept) else kept
 
-    kept = reduce(better, filter(None, map(_selection, history)), None)
+    selections = ([value for name, value in row.items() if name.startswith("selection")] for row in history)
+    kept = reduce(better, filter(None, selections), None)
     model.train()
     bar = progress(range(first, total), name, initial=first, total=total)
     for step in bar:
@@ -191,15 +192,15 @@ def fit(
 
 
 def first_batch(data: View, batch_size: int, seed: int = 0, model: nn.Module | None = None) -> list:
-    """The batch that `fit` sees at step 0, inputs and then the target, on the best device, where `model` is moved, too.
+    """The batch that `fit` sees at step 0, inputs and then the target, on the best device; `model` is moved there, too.
 
-    Compute its loss in eval mode, as `iqa_lib.evaluation.look` leaves a model, or BatchNorm's statistics move.
+    In train mode a forward pass changes BatchNorm's statistics; `iqa_lib.evaluation.look` leaves a model in eval mode.
     """
     device = best_device()
     if model is not None:
-        to_device(model, device)
-    records = _Batches(len(data), batch_size, accumulate=1, seed=seed, first=0, total=1, rank=slice(None))
-    return to_device(next(iter(DataLoader(data, batch_sampler=records))), device)
+        model.to(device)
+    batches = _batches(len(data), batch_size=batch_size, seed=seed, first=0, total=1)
+    return to_device(next(iter(DataLoader(data, batch_sampler=batches))), device)
 
 
 def gradient_norms(model: nn.Module) -> pd.Series:
@@ -243,33 +244,26 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-class _Batches:
-    """The records of steps `first` to `total`, in an order that depends on `seed` and the epoch alone."""
-
-    def __init__(self, records: int, batch_size: int, accumulate: int, seed: int, first: int, total: int, rank: slice):
-        self.records, self.batch_size, self.accumulate, self.seed = records, batch_size, accumulate, seed
-        self.first, self.total, self.rank = first, total, rank
-
-    def __len__(self) -> int:
-        return (self.total - self.first) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch, shuffled = max(1, self.records // self.batch_size), (None, None)
-        for step in range(self.first, self.total):
-            epoch, place = divmod(step, per_epoch)
-            if shuffled[0] != epoch:
-                order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                shuffled = epoch, torch.randperm(self.records, generator=order).tolist()
-            batch = shuffled[1][place * self.batch_size : (place + 1) * self.batch_size][self.rank]
-            for part in range(self.accumulate):
-                yield [(epoch, index) for index in batch[part :: self.accumulate]]
+def _batches(
+    records: int, *, batch_size: int, seed: int, first: int, total: int, accumulate: int = 1, rank: slice = slice(None)
+) -> Iterator[list[tuple[int, int]]]:
+    """The `(epoch, index)` of steps `first` to `total`, part by part; the order depends on `seed` and epoch alone."""
+    per_epoch, shuffled = max(1, records // batch_size), (None, None)
+    for step in range(first, total):
+        epoch, place = divmod(step, per_epoch)
+        if shuffled[0] != epoch:
+            order = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+            shuffled = epoch, torch.randperm(records, generator=order).tolist()
+        batch = shuffled[1][place * batch_size : (place + 1) * batch_size][rank]
+        for part in range(accumulate):
+            yield [(epoch, index) for index in batch[part::accumulate]]
 
 
-def _loader(data: View, workers: int, accelerator: Accelerator, **batches) -> DataLoader:
+def _loader(data: View, workers: int, accelerator: Accelerator, **steps) -> DataLoader:
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
     return DataLoader(
         data,
-        batch_sampler=_Batches(len(data), **batches, rank=rank),
+        batch_sampler=_batches(len(data), **steps, rank=rank),
         num_workers=workers,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
@@ -292,17 +286,10 @@ def _loss_over_all(
     return task.loss(torch.cat(outputs), torch.cat(targets)).reshape(-1).tolist()
 
 
-def _selection(row: dict) -> list[float]:
-    """The selection numbers of a step of the history, if it has any."""
-    return [value for name, value in row.items() if name.startswith("selection")]
-
-
 def _optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    return kind(parameters, lr=lr, weight_decay=weight_decay)
+    kinds = {"sgd": partial(torch.optim.SGD, momentum=momentum), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[name](parameters, lr=lr, weight_decay=weight_decay)
 
 
 def _save(folder: Path, model: nn.Module, updater: torch.optim.Optimizer, history: list[dict], seconds: float) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import best_device, to_device
+from iqa_lib.devices import best_device, device_of, to_device
 from iqa_lib.files import atomic, cache_dir, file_key, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
@@ -53,9 +53,9 @@ def crop_places(protocol: str, height: int, width: int, size: int, count: int = 
     Args:
         protocol: `"whole"`: the image itself (`size` is ignored). `"grid"`: evenly spaced crops that cover the image,
             or `count` of them. `"corners"`: four corners and the centre. `"random"`: `count` places drawn from `seed`.
-        height: Of the image, in pixels, like `width` and the crop's side, `size`.
-        width: See `height`.
-        size: See `height`.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+        size: Side of a crop, in pixels.
         count: Number of crops.
         seed: For `"random"`, whatever `numpy.random.default_rng` takes.
 
@@ -178,12 +178,7 @@ class Crops(View):
 
 
 class Vectors(View):
-    """One vector per record, all that a small network on top of a frozen one sees.
-
-    Args:
-        dataset: The records, with their targets.
-        values: One row per record, `(N, ...)`.
-    """
+    """A vector of each record, of `values` `(N, D)`: all that a small network on top of a frozen one sees."""
 
     def __init__(self, dataset: IQADataset, values: Tensor):
         if len(values) != len(dataset):
@@ -240,10 +235,8 @@ class FixedFeatures(View):
         if not model.backbone.frozen:
             raise ValueError("backbone: got a trained one, expected a frozen one: freeze it, or train from the images")
         if crops.protocol == "random" or crops.flip != "none" or crops.turn:
-            raise ValueError(
-                f"crops: got protocol {crops.protocol!r}, flip {crops.flip!r}, turn {crops.turn}, expected fixed ones: "
-                "use another protocol, and neither flip nor turn"
-            )
+            got = f"protocol {crops.protocol!r}, flip {crops.flip!r}, turn {crops.turn}"
+            raise ValueError(f"crops: got {got}, expected fixed ones: use 'grid', and neither flip nor turn")
         self.crops, self.dataset = crops, crops.dataset
         to_device(model, best_device())
         parts = model.backbone.values() if isinstance(model.backbone, nn.ModuleDict) else [model]
@@ -266,15 +259,25 @@ class FixedFeatures(View):
     def fingerprint(self) -> tuple:
         return "features", self.crops.fingerprint()
 
+    @torch.no_grad()
     def _kept(self, part: nn.Module, max_batch: int) -> list[list[Tensor]]:
-        """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones."""
+        """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones.
+
+        Image by image: a batch shared with another image would change a convolution's last bits.
+        """
+        extract = getattr(part.eval(), "extract", lambda images: [part(images)])
         folder = self._folder(part)
         folder.mkdir(parents=True, exist_ok=True)
         files = {path: folder / f"{file_key(path)}.safetensors" for path in self.dataset.paths()}
         for digits in SystemRandom().sample(_SHARES, len(_SHARES)):
             with FileLock(folder / f".{digits}.lock"):
-                share = {path: file for path, file in files.items() if file.name[0] in digits}
-                self._compute({path: file for path, file in share.items() if not file.exists()}, part, max_batch)
+                missing = [path for path, file in files.items() if file.name[0] in digits and not file.exists()]
+                for path in progress(missing, "features of the frozen backbone"):
+                    batches = self.crops.cut(read_image(path)).split(max_batch)
+                    parts = [[scale.cpu() for scale in extract(to_device(batch, device_of(part)))] for batch in batches]
+                    with atomic(files[path]) as temporary:
+                        maps = enumerate(map(torch.cat, zip(*parts, strict=True)))
+                        save_file({f"map{i}": scale for i, scale in maps}, temporary)
         kept = [load_file(file) for file in progress(files.values(), "reading features")]
         return [[maps[f"map{i}"] for i in range(len(maps))] for maps in kept]
 
@@ -285,20 +288,6 @@ class FixedFeatures(View):
         state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
         seen_by = type(part).__qualname__, repr(backbone), state
         return cache_dir() / "features" / hashlib.sha256(repr((seen, seen_by)).encode()).hexdigest()[:16]
-
-    @torch.inference_mode()
-    def _compute(self, missing: dict[Path, Path], part: nn.Module, max_batch: int) -> None:
-        """Put the crops of the images through the backbone and keep each image's maps in its file.
-
-        Image by image: a batch shared with another image would change a convolution's last bits.
-        """
-        part.eval()
-        extract = getattr(part, "extract", lambda images: [part(images)])
-        for path, file in progress(missing.items(), "features of the frozen backbone"):
-            batches = self.crops.cut(read_image(path)).split(max_batch)
-            parts = [[scale.cpu() for scale in extract(to_device(batch, best_device()))] for batch in batches]
-            with atomic(file) as temporary:
-                save_file({f"map{i}": torch.cat(scale) for i, scale in enumerate(zip(*parts, strict=True))}, temporary)
 
 
 def first_tensor(item: Tensor | list) -> Tensor:

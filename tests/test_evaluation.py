@@ -19,7 +19,7 @@ from test_views import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 
 from iqa_lib import baselines, devices, evaluation
-from iqa_lib.baselines import Baseline, prefer, preference
+from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.evaluation import (
     baseline_scores,
@@ -497,7 +497,7 @@ def test_a_baselines_predictions_are_those_computed_directly(pairs, triplets, tm
     baseline = baselines.load(name)
     same = image_set(tmp_path, [(64, 64)]).records[0]
     mixed = set_of(*triplets.records, replace(same, b=same.a), replace(same, b=same.reference))
-    expected = [prefer(baseline, *(image[None] for image in mixed[index][:3])).item() for index in range(len(mixed))]
+    expected = [b_is_closer(baseline, *scores) for scores in direct(baseline, mixed)]
     for _ in range(2):
         assert predict_baseline(baseline, pairs).prediction.tolist() == [score for (score,) in direct(baseline, pairs)]
         table = predict_baseline(baseline, mixed)
@@ -511,7 +511,7 @@ def test_a_baselines_predictions_are_those_computed_directly(pairs, triplets, tm
 @pytest.mark.parametrize(("name", "closer"), [("psnr", [1.0, 0.0, 0.5, 0.5, 1.0]), ("mse", [0.0, 1.0, 0.5, 0.5, 0.0])])
 def test_preference_from_scores(kind, name, closer):
     a, b = kind([1.0, 2.0, 3.0, np.inf, 1.0]), kind([1.5, 1.5, 3.0, np.inf, np.inf])
-    answer = preference(baselines.load(name), a, b)
+    answer = b_is_closer(baselines.load(name), a, b)
     assert type(answer) is type(a)
     assert answer.tolist() == closer
 

@@ -154,9 +154,9 @@ def test_other_taps():
         ({"branches": "nr"}, ValueError, r"branches: got 'nr', expected one or more of"),
         ({"vgg_taps": "pool"}, ValueError, r"vgg_taps: got 'pool', expected one of \('pre_pool', 'post_pool'\)"),
         ({"vgg_taps": "post_pool"}, ValueError, r"'post_pool' with backbone 'tf_eff.*', expected a VGG"),
-        ({"backbone": "inception_v3"}, ValueError, r"'inception_v3' is no full timm tag"),
+        ({"backbone": "inception_v3"}, ValueError, "got 'inception_v3', expected a full timm tag"),
         ({"backbone": "convnext_tiny.fb_in1k"}, ValueError, r"strides \[4, 8, 16, 32\], expected \[2\] too"),
-        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
+        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
     ],
 )
 def test_unknown_options_are_errors(options, error, message):
@@ -167,7 +167,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
+        (pair(1, 31, 64), "got 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
         ([image.numpy() for image in pair(1)], "got ndarray"),

@@ -144,8 +144,8 @@ def test_preset_chooses_the_mask_unless_it_is_given(options, causal):
         ({"norm": "clip"}, r"norm: got 'clip'"),
         ({"crop": 100}, "crop: got 100, expected a multiple of 16"),
         ({"crop": 0}, "crop: got 0, expected a multiple of 16"),
-        ({"backbone": "convnext_tiny"}, "'convnext_tiny' is no full timm tag"),
-        ({"backbone": "cheng2020_anchor.q7"}, "'cheng2020_anchor.q7' is no full timm tag"),
+        ({"backbone": "convnext_tiny"}, "'convnext_tiny', expected a full timm tag"),
+        ({"backbone": "cheng2020_anchor.q7"}, "'cheng2020_anchor.q7', expected a full timm tag"),
     ],
 )
 def test_unknown_options_are_errors(options, message):
@@ -318,8 +318,8 @@ def without(state, key):
     [
         (lambda s: without(s, "res_conv3x.bias"), r"it lacks residual\.1\.conv\.bias: give"),
         (lambda s: {k: x for k, x in s.items() if "2x" in k}, r"it lacks .*; it lacks .*; it lacks .* and \d+ more"),
-        (lambda s: s | {"fc.weight": torch.zeros(1)}, r"it has fc\.weight, which this network has not"),
-        (lambda s: s | {"discrinimator1x.conv_dec.bias": torch.zeros(16)}, "1x.*which this network has not"),
+        (lambda s: s | {"fc.weight": torch.zeros(1)}, r"it has fc\.weight, which this network does not have"),
+        (lambda s: s | {"discrinimator1x.conv_dec.bias": torch.zeros(16)}, "1x.*which this network does not have"),
         (
             lambda s: s | {"discrinimator2x.conv_dec.bias": torch.zeros(17)},
             r"has transformers\.0\.reference_tokens\.projection\.bias \(17,\), expected \(16,\)",

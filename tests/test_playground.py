@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_lib import baselines
+from iqa_lib import weights
 from iqa_lib.backbones import PACKAGED
 from iqa_lib.data.base import IQADataset, Label, Pair
 from iqa_lib.lab import playground, runs, scoring
@@ -196,7 +196,7 @@ def test_a_damaged_run_is_a_message(folder, tmp_path):
 
 
 def test_a_score_board_needs_metrics_that_are_here(folder, monkeypatch):
-    monkeypatch.setattr(baselines.torch.hub, "get_dir", lambda: str(folder))
-    monkeypatch.setattr(baselines, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
-    with pytest.raises(baselines.WeightsError, match="Three ways out"):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    monkeypatch.setattr(weights, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(weights.WeightsError, match="The options are"):
         Playground(folder, metrics=["dists"])

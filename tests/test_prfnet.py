@@ -146,10 +146,10 @@ def test_single_gates_have_a_share_of_the_parameters():
     [
         ({"fusion": "sum"}, ValueError, r"fusion: got 'sum', expected one of \('prf', 'fpn', 'bifpn'\)"),
         ({"gate_conv": "none"}, ValueError, r"gate_conv: got 'none', expected one of \('full', 'single', 'bnrelu'\)"),
-        ({"backbone": "res2net50_26w_4s"}, ValueError, r"'res2net50_26w_4s' is no full timm tag"),
-        ({"se": True}, ValueError, r"se=True, which needs a Res2Net or ResNet backbone"),
+        ({"backbone": "res2net50_26w_4s"}, ValueError, "got 'res2net50_26w_4s', expected a full timm tag"),
+        ({"se": True}, ValueError, r"se: got True, which needs a Res2Net or ResNet backbone"),
         ({"stem_pool": False}, ValueError, r"no max-pool in its stem"),
-        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
+        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
     ],
 )
 def test_unknown_options_are_errors(options, error, message):
@@ -160,7 +160,7 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (triplet(1, 31, 64), "came 31x64, expected sides of at least 32"),
+        (triplet(1, 31, 64), "got 31x64, expected sides of at least 32"),
         ((*triplet(1)[:2], triplet(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in triplet(1)], r"expected \[0, 1\]"),
     ],

@@ -1,19 +1,20 @@
-"""Which sides TOPIQ gets of which data set: what is trained, what is tested, and that the two share no reference."""
+"""Which sides each paper gets of which data set, and that what is trained and what is tested share no reference."""
 
 import dataset_trees
 import pytest
 
-from iqa_lib.data import DataError
+from iqa_lib.data import DataError, demo, sides_table
 from iqa_lib.data.base import Pair, Triplet
-from iqa_lib.data.protocols import scored, topiq
+from iqa_lib.data.protocols import iqa_tmfm, prfnet, scored, topiq
 
 SMALL = {"scenes": 0, "pairs": 2, "triplets": 2}
 
 
 @pytest.fixture(autouse=True)
 def trees(tmp_path, monkeypatch):
-    for name in ("kadid10k", "csiq", "bapps", "pieapp"):
+    for name in ("kadid10k", "csiq", "bapps", "pieapp", "clic"):
         getattr(dataset_trees, name)(tmp_path / name)
+    monkeypatch.setattr(demo, "make", lambda *_: None)  # records without images
     return tmp_path
 
 
@@ -47,7 +48,7 @@ def test_preferences_have_their_official_split(trees, dataset, tested):
 
 @pytest.mark.parametrize(("task", "kind"), [("score", Pair), ("preference", Triplet)])
 def test_on_the_demo_set_all_methods_are_tested_on_the_same_records(trees, task, kind):
-    trained, untrained = (topiq("demo", trees, task=task, trained=trained, **SMALL) for trained in (True, False))
+    trained, untrained = (topiq("demo", trees, task=task, trained=trained, demo=SMALL) for trained in (True, False))
     assert isinstance(trained["test"].records[0], kind)
     assert list(untrained) == ["test"]
     assert trained["test"].fingerprint() == untrained["test"].fingerprint()
@@ -56,8 +57,9 @@ def test_on_the_demo_set_all_methods_are_tested_on_the_same_records(trees, task,
 @pytest.mark.parametrize(
     ("dataset", "options", "message"),
     [
-        ("bapps", {}, "data set: got 'bapps'"),
-        ("kadid10k", {"task": "preference"}, r"TOPIQ's \(task 'preference'\) data set: got 'kadid10k'"),
+        ("bapps", {}, "dataset: got 'bapps', expected one of 'demo', 'pipal'"),
+        ("kadid10k", {"task": "preference"}, "dataset: got 'kadid10k', expected one of 'demo', 'bapps'"),
+        ("csiq", {"task": "scores"}, "task: got 'scores', expected one of 'score', 'preference'"),
         ("csiq", {"trained": False, "cross": "live"}, "cross: got 'live'"),
         ("bapps", {"task": "preference", "cross": "csiq"}, "cross: got 'csiq'"),
     ],
@@ -68,7 +70,7 @@ def test_what_does_not_go_together_is_an_error(trees, dataset, options, message)
 
 
 def test_the_demo_set_can_be_split_by_image_to_measure_the_leak(trees):
-    sides = {by: scored("demo", trees, by=by, scenes=0, pairs=10) for by in ("reference", "row")}
+    sides = {by: scored("demo", trees, by=by, demo={"scenes": 0, "pairs": 10}) for by in ("reference", "row")}
     shared = {by: set(s["train"].reference_ids) & set(s["test"].reference_ids) for by, s in sides.items()}
     assert not shared["reference"]
     assert len(shared["row"]) > 4
@@ -76,4 +78,37 @@ def test_the_demo_set_can_be_split_by_image_to_measure_the_leak(trees):
     assert not images[0] & images[1]
     assert len(images[0] | images[1]) == sum(map(len, sides["reference"].values()))
     with pytest.raises(DataError, match="by: got 'image'"):
-        scored("demo", trees, by="image", scenes=0, pairs=10)
+        scored("demo", trees, by="image", demo={"scenes": 0, "pairs": 10})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "options", "expected"),
+    [
+        (prfnet, "demo", {}, {"coarse": 16, "fine": 16, "test": 8}),
+        (prfnet, "clic", {}, {"coarse": 28, "fine": 23, "test": 6}),
+        (prfnet, "clic", {"clean": True}, {"coarse": 28, "fine": 13, "test": 6}),
+        (iqa_tmfm, "demo", {}, {"train": 16, "test": 8}),
+        (iqa_tmfm, "clic", {"hold_out": True}, {"train": 22, "selection": 6, "test": 6}),
+        (scored, "demo", {"cross": "demo"}, {"train": 16, "test": 8, "cross": 8}),
+        (scored, "csiq", {"hold_out": True}, {"train": 9, "test": 3, "selection": 3}),
+        (topiq, "pieapp", {"task": "preference"}, {"train": 4, "test": 2}),
+    ],
+)
+def test_the_table_of_sides_counts_what_each_paper_gets(trees, protocol, dataset, options, expected):
+    sides = protocol(dataset, trees, demo={"scenes": 4, "pairs": 2, "triplets": 2}, **options)
+    table = sides_table(sides)
+    assert list(table) == ["side", "data set", "records", "references", "label"]
+    assert dict(zip(table["side"], table["records"], strict=True)) == expected
+    for row in table.itertuples(index=False):
+        side = sides[row.side]
+        assert tuple(row)[1:] == (side.name, len(side), len(set(side.reference_ids)), side.label.name)
+
+
+def test_a_cross_test_on_the_demo_set_has_types_never_trained_on(trees):
+    sides = scored("demo", trees, cross="demo", demo=SMALL | {"pairs": 0})
+    types = {side: {pair.kind for pair in dataset.records} for side, dataset in sides.items()}
+    assert len(types["train"]) == 18
+    assert len(types["cross"]) == 7
+    assert types["train"] == types["test"]
+    assert not types["train"] & types["cross"]
+    assert set(sides["cross"].reference_ids) == set(sides["test"].reference_ids)

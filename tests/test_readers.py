@@ -94,7 +94,7 @@ def test_live_reads_the_982_labels_of_the_release(tmp_path):
 
 
 def test_live_refuses_an_unknown_label_file(root_of):
-    with pytest.raises(DataError, match="realigned, original"):
+    with pytest.raises(DataError, match="expected one of 'realigned', 'original'"):
         read("live", root_of("live"), dmos="new")
 
 
@@ -156,7 +156,7 @@ def test_bapps(root_of):
 
 
 def test_bapps_refuses_a_set_that_the_split_lacks(root_of):
-    with pytest.raises(DataError, match=r"mix.*val has.*superres"):
+    with pytest.raises(DataError, match=r"got \['mix'\], expected some of what val has.*superres"):
         read("bapps", root_of("bapps"), "val", sets=["mix"])
 
 
@@ -295,14 +295,14 @@ def test_split_by_row_leaks_references(root_of, name, side):
     other = {"train-80": "train-20", "train": "test"}[side]
     mine, theirs = (read(name, root, part, by="row", seed=1) for part in (side, other))
     assert {*mine.reference_ids} & {*theirs.reference_ids}
-    with pytest.raises(DataError, match="'reference' or 'row'"):
+    with pytest.raises(DataError, match="expected one of 'reference', 'row'"):
         read(name, root, side, by="image")
 
 
 @pytest.mark.parametrize("name", SIDES)
 def test_unknown_split_names_those_there_are(root_of, name):
-    wanted = ", ".join(SIDES[name][0])
-    with pytest.raises(DataError, match=rf"split: got 'dev', expected one of {wanted}.*all"):
+    expected = ", ".join(map(repr, SIDES[name][0]))
+    with pytest.raises(DataError, match=rf"split: got 'dev', expected one of {expected}.*'all'"):
         read(name, root_of(name), "dev")
 
 
@@ -313,10 +313,10 @@ def test_unknown_split_names_those_there_are(root_of, name):
 @pytest.mark.parametrize("root", [None, "nowhere", "empty"])
 def test_folder_that_is_none_or_empty_tells_layout_and_page(tmp_path, name, root):
     (tmp_path / "empty").mkdir()
-    source = import_module(f"iqa_lib.data.{name}").SOURCE
+    origin = import_module(f"iqa_lib.data.{name}").ORIGIN
     with pytest.raises(DataError) as caught:
         load(name, root and tmp_path / root)
-    for told in (source.layout, source.page, f"python -m iqa_lib.data where {name}"):
+    for told in (origin.layout, origin.page, f"python -m iqa_lib.data where {name}"):
         assert told in str(caught.value)
 
 
@@ -362,16 +362,16 @@ HARMFUL = {
     "blank": (lambda text, file: " \n\n", "is empty"),
     "UTF-16": (lambda text, file: text.encode("utf-16"), "UTF-16"),
     "UTF-16 without a mark": (lambda text, file: text.encode("utf-16-le"), "UTF-16"),
-    "no UTF-8": (lambda text, file: text.encode() + b"\xe9\n", r"line \d+: is no UTF-8"),
-    "zeros": (lambda text, file: bytes(4096), "no text"),
-    "image": (lambda text, file: PNG, "no text|UTF-8"),
+    "no UTF-8": (lambda text, file: text.encode() + b"\xe9\n", r"line \d+: is not UTF-8"),
+    "zeros": (lambda text, file: bytes(4096), "binary data"),
+    "image": (lambda text, file: PNG, "binary data|UTF-8"),
     "web page": (lambda text, file: "<!DOCTYPE html>\n<html>\n<p>a, b</p>\n</html>\n", r"line \d: "),
-    "line left empty": (partial(last_line, lambda line, _: f"\n{line}"), r"line \d+: (an empty line|.*questions)"),
-    "column too many": (partial(last_line, lambda line, by: f"{line}{by}1"), r"line \d+: (columns: \d|.*questions)"),
-    "column lost": (partial(last_line, lambda line, by: line.rsplit(by, 1)[0]), r"line \d+: (columns: \d|.*questions)"),
+    "line left empty": (partial(last_line, lambda line, _: f"\n{line}"), r"line \d+: .*(an empty line|questions)"),
+    "column too many": (partial(last_line, lambda line, by: f"{line}{by}1"), r"line \d+: (columns: got \d|.*questions)"),
+    "column lost": (partial(last_line, lambda line, by: line.rsplit(by, 1)[0]), r"line \d+: (columns: got \d|.*questions)"),
     "cut short": (
         partial(last_line, lambda line, by: line[: line.index(by) + 1]),
-        r"line \d+: .*(column|wanted|questions)",
+        r"line \d+: .*(column|expected|questions)",
     ),
     "NaN": (partial(cell, "label", "nan"), r"line \d+: .*expected \d"),
     "infinite": (partial(cell, "label", "inf"), r"line \d+: .*expected \d"),
@@ -441,7 +441,7 @@ def test_line_that_comes_twice(root_of, tree):
     write(root / file.path, "\n".join([*lines, lines[-1]]))
     (root / "validation/validation.csv").unlink(missing_ok=True)
     if file.unique:
-        told(tree, root, file.path, r"line \d+: .* came before, in .*, line \d+")
+        told(tree, root, file.path, r"line \d+: got .* again, first in .*, line \d+")
     else:
         read(tree, root)
         assert check(name_of(tree), root).repeats >= 1
@@ -450,10 +450,10 @@ def test_line_that_comes_twice(root_of, tree):
 @pytest.mark.parametrize(
     ("tree", "path", "old", "new", "reason"),
     [
-        ("kadid10k", "dmos.csv", "dmos,var", "mos,var", r"line 1: no column \['dmos'\] in the header"),
+        ("kadid10k", "dmos.csv", "dmos,var", "mos,var", r"line 1: header: got .*, expected also \['dmos'\]"),
         ("kadid10k", "dmos.csv", "I06_25_03.png,I06.png", "I06_25_03.png,I05.png", r"line 19: .*expected I06\.png"),
         ("kadid10k", "dmos.csv", "I06_25_03.png,", "I06_26_03.png,", r"line 19: .*expected a name"),
-        ("pieapp", "labels/test/ref_4_pairwise_labels.csv", "preference for A", "P(A)", "line 1: no column"),
+        ("pieapp", "labels/test/ref_4_pairwise_labels.csv", "preference for A", "P(A)", "line 1: header: got .*expected also"),
         (
             "pieapp",
             "labels/val/ref_3_pairwise_labels.csv",
@@ -462,7 +462,7 @@ def test_line_that_comes_twice(root_of, tree):
             r"line 2: .*expected ref_3\.png",
         ),
         ("pieapp", "labels/val/ref_3_pairwise_labels.csv", "0.9", "", "line 3: .*expected a number"),
-        ("pieapp", "train_reference_list.txt", "ref_12", "ref_1", "line 2: ref_1 came before"),
+        ("pieapp", "train_reference_list.txt", "ref_12", "ref_1", "line 2: got ref_1 again"),
         ("pieapp", "train_reference_list.txt", "ref_12.png", "ref_12,png", "line 2: "),
         ("pipal", "Train_Label/A0002.txt", "A0002_00", "A0001_00", "line 1: .*expected a name such as A0002"),
         ("tid2013", "mos_with_names.txt", "5.51429 I25_01_1.bmp", "I25_01_1.bmp 5.51429", "expected a number"),
@@ -482,7 +482,7 @@ def test_label_file_with_nothing_but_a_header_is_told(root_of):
     root = root_of("pieapp")
     path = root / "labels/train/ref_1_pairwise_labels.csv"
     write(path, path.read_text().splitlines()[0])
-    told("pieapp", root, path, "line 1: no line follows")
+    told("pieapp", root, path, "line 1: got nothing below the header")
 
 
 def test_reference_without_labels_is_told(root_of):
@@ -496,7 +496,7 @@ def test_names_that_differ_in_case_alone_are_told(root_of):
     image(root / "reference_images/i01.bmp")
     image(root / "reference_images/i01.BMP")
     (root / "reference_images/I01.BMP").unlink()
-    told("tid2013", root, "reference_images", "differ in case alone")
+    told("tid2013", root, "reference_images", "expected one of them, as I01.bmp")
 
 
 # LIVE and CSIQ: binary label files; BAPPS: one label a file
@@ -521,7 +521,7 @@ LABELS = np.linspace(0, 90, sum(LIVE_FOLDERS.values()))[None]
     ("file", "values", "reason"),
     [
         ("dmos_realigned.mat", {"dmos_new": None}, "KeyError: 'dmos_new'"),
-        ("dmos_realigned.mat", {"dmos_new": LABELS[:, :-1]}, "31 values in dmos_new, expected 32"),
+        ("dmos_realigned.mat", {"dmos_new": LABELS[:, :-1]}, "got 31 values in dmos_new, expected 32"),
         ("dmos_realigned.mat", {"dmos_new": some(LABELS, 3, np.nan)}, "line 4: DMOS: got nan"),
         ("dmos_realigned.mat", {"dmos_new": some(LABELS, 3, 1e4)}, "line 4: DMOS: got 10000"),
         ("dmos_realigned.mat", {"dmos_new": LABELS.astype(str).astype(object)}, None),
@@ -558,10 +558,10 @@ def test_live_label_file_that_is_none(root_of, file, content):
         (9, None, "row 5|line 5: .*expected a number"),
         (9, "#REF!", "line 5: .*expected a number"),
         (9, 1.5, "line 5: DMOS: got 1.5, expected 0 to 1"),
-        (9, -0.1, "line 5: DMOS got -0.1, expected 0 to 1"),
-        (6, "fog", r"line 5: '1600\.fog\.1\.png' came, expected a name"),
+        (9, -0.1, "line 5: DMOS: got -0.1, expected 0 to 1"),
+        (6, "fog", r"line 5: file name: got '1600\.fog\.1\.png', expected a name"),
         (7, 6, "line 5: .*expected a name"),
-        (4, "boston", r"line 11: boston\.AWGN\.1\.png came before, in csiq\.DMOS\.xlsx, line 5"),
+        (4, "boston", r"line 11: got boston\.AWGN\.1\.png again, first in csiq\.DMOS\.xlsx, line 5"),
     ],
 )
 def test_csiq_workbook_cells(root_of, column, value, reason):
@@ -594,7 +594,7 @@ def test_csiq_workbook_of_another_shape(root_of, change):
         sheet.insert_rows(8)
     path.unlink()
     book.save(path)
-    told("csiq", path.parent, path, {"sheet": "cannot be read", "header": "no row with", "empty row": "line 8"}[change])
+    told("csiq", path.parent, path, {"sheet": "cannot be read", "header": "no row of sheet", "empty row": "line 8"}[change])
 
 
 def npy(values, **options):

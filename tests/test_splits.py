@@ -52,7 +52,7 @@ def test_shares_must_sum_to_one(fractions):
 
 
 def test_a_side_with_a_share_needs_a_reference():
-    with pytest.raises(ValueError, match=r"2 references are too few .*: side 'test' gets none"):
+    with pytest.raises(ValueError, match=r"references: got 2, expected more .*: 'test' gets none"):
         by_reference("aabb", {"train": 0.8, "test": 0.2})
-    with pytest.raises(ValueError, match=r"0 references are too few .*: side 'train'"):
+    with pytest.raises(ValueError, match=r"references: got 0, expected more .*: 'train'"):
         by_reference([], {"train": 0.8, "test": 0.2})

@@ -401,7 +401,7 @@ def test_any_size_and_its_maps(model, height, width):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 31, 64), "came 31x64, expected sides of at least 32"),
+        (pair(1, 31, 64), "got 31x64, expected sides of at least 32"),
         ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
         ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
     ],
@@ -417,9 +417,9 @@ def test_large_images_are_refused_and_maps_of_large_images_sooner(model, monkeyp
     monkeypatch.setattr(model, "max_map_pixels", 32 * 64)
     model(*pair(1, 33, 64))
     model(*pair(1, 32, 64), return_maps=True)
-    with pytest.raises(ValueError, match=r"came 34x64.*expected at most"):
+    with pytest.raises(ValueError, match=r"got 34x64.*expected at most"):
         model(*pair(1, 34, 64))
-    with pytest.raises(ValueError, match=r"came 33x64.*expected at most"):
+    with pytest.raises(ValueError, match=r"got 33x64.*expected at most"):
         model(*pair(1, 33, 64), return_maps=True)
 
 
@@ -531,8 +531,8 @@ def test_a_backbone_of_four_stages():
         ({"cross_scale": "up"}, ValueError, r"cross_scale: got 'up', expected one of \('top_down', 'bottom_up', "),
         ({"dim": 18, "heads": 4}, ValueError, "dim: got 18, heads as 4, expected an even dim, a multiple of heads"),
         ({"dim": 15, "heads": 3}, ValueError, "dim: got 15"),
-        ({"backbone": "resnet50"}, ValueError, "'resnet50' is no full timm tag"),
-        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is no file"),
+        ({"backbone": "resnet50"}, ValueError, "'resnet50', expected a full timm tag"),
+        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
     ],
 )
 def test_unknown_options_are_errors(options, error, message):

@@ -1,14 +1,16 @@
 """Data sets of reference and distorted images with human scores: `load(name, root)` and `check(name, root)`."""
 
-from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
+from iqa_lib.data.base import NAMES, DataError, IQADataset, Label, Pair, Triplet, reader
 from iqa_lib.data.check import check, where
+from iqa_lib.data.folder import load_side
 
-__all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "check", "load", "where"]
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-NAMES = ("demo", "clic", "bapps", "pieapp", "pipal", "kadid10k", "tid2013", "live", "csiq")
+__all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "check", "load", "sides_table", "where"]
 
 
 def load(
@@ -24,18 +26,26 @@ def load(
 
     Args:
         name: One of `NAMES`.
-        root: The folder that the data set's archives were unpacked into; the demo set makes its own.
+        root: The folder that the data set's archives were unpacked into; not needed for the demo set.
         split: `"train"`, `"test"` or what else the data set offers; `"all"` for every record.
-        seed: Number of the split by reference, where the data set has no official one.
-        pixel_cache: Decode every image once and for all, see `IQADataset`.
-        **options: The data set's own, see its module `iqa_lib.data.<name>`.
+        seed: Number of the split by reference, where there is no official one.
+        pixel_cache: Decode every image only once, see `IQADataset`.
+        **options: `by="row"` to split by record (see `iqa_lib.data.folder.deal`), and the options of the data set's own
+            module: those of `demo.load`, or of `records` elsewhere.
 
     Raises:
         DataError: Unknown name, no folder, or something missing in it; the message names it and the official page.
     """
-    if name not in NAMES:
-        raise DataError(f"data set {name!r} is unknown, expected one of {', '.join(NAMES)}")
-    module = import_module(f"iqa_lib.data.{name}")
-    dataset = module.load(Path(root) if root else None, split=split, seed=seed, **options)
+    module, root = reader(name), Path(root) if root else None
+    options |= {"split": split, "seed": seed}
+    dataset = module.load(root, **options) if name == "demo" else load_side(module, root, **options)
     dataset.pixel_cache = pixel_cache
     return dataset
+
+
+def sides_table(sides: dict[str, IQADataset]) -> "DataFrame":
+    """One row per side: its name, data set, number of records and of references, and label."""
+    from pandas import DataFrame  # not needed to load data
+
+    rows = [(side, s.name, len(s), len(set(s.reference_ids)), s.label.name) for side, s in sides.items()]
+    return DataFrame(rows, columns=["side", "data set", "records", "references", "label"])

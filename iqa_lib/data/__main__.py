@@ -1,18 +1,17 @@
-"""`python -m iqa_lib.data check NAME ROOT` verifies a data set on disk; `where NAME` tells where it comes from.
+"""`python -m iqa_lib.data check NAME ROOT` verifies a data set on disk; `where NAME` prints where it comes from.
 
-`python -m iqa_lib.data pages > docs/datasets.md` writes a page about each of them.
+`python -m iqa_lib.data pages > docs/datasets.md` writes a page about each data set.
 """
 
 import argparse
 import sys
 
-from iqa_lib.data import NAMES
-from iqa_lib.data.base import DataError
+from iqa_lib.data.base import NAMES, DataError
 from iqa_lib.data.check import check, page, where
 
 PAGES = """# The data sets
 
-None of them is shipped, but for the demo set, which is made on first use.
+None is shipped with this repository; the demo set is made on first use.
 `python -m iqa_lib.data check NAME FOLDER` verifies a download.
 Made by `python -m iqa_lib.data pages > docs/datasets.md`.
 
@@ -27,24 +26,23 @@ def main(arguments: list[str] | None = None) -> int:
     checking.add_argument("name")
     checking.add_argument("root", nargs="?", help="the folder that the archives were unpacked into")
     checking.add_argument("--contact-sheet", metavar="FILE", help="PNG file to draw some records with labels into")
-    checking.add_argument("--no-decode", action="store_true", help="only look whether the images are there")
-    telling = commands.add_parser("where", help="official page, archives, layout wanted and terms of use")
-    telling.add_argument("name")
+    checking.add_argument("--no-decode", action="store_true", help="only look whether the images exist")
+    commands.add_parser("where", help="official page, archives, expected layout, terms of use").add_argument("name")
     commands.add_parser("pages", help="Markdown: a page about every data set")
     given = parser.parse_args(arguments)
-    if given.command == "pages":
-        print(PAGES + "\n".join(map(page, NAMES)), end="")
-        return 0
     try:
-        if given.command == "where" or given.name == "demo":
+        if given.command == "pages":
+            print(PAGES + "\n".join(map(page, NAMES)), end="")
+        elif given.command == "where" or given.name == "demo":
             print(where(given.name))
-            return 0
-        report = check(given.name, given.root, decode=not given.no_decode, contact_sheet=given.contact_sheet)
+        else:
+            report = check(given.name, given.root, decode=not given.no_decode, contact_sheet=given.contact_sheet)
+            print(report)
+            return 0 if report.ok else 1
     except DataError as error:
         print(error, file=sys.stderr)
         return 1
-    print(report)
-    return 0 if report.ok else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
 """BAPPS, its 2AFC part: triplets of 64x64 patches, 151.4k to train (2 judgements each), 36.3k to validate (5 each).
 
-R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual
-Metric", CVPR 2018.
+Label: `judge`, the share of people who chose p1: 0 if all chose p0, 1 if all chose p1. With p0 as A and p1 as B it is
+`p_b` as is.
 
-Label: `judge`, the share of people who chose p1: 0 is all chose p0, 1 is all chose p1. With p0 as A and p1 as B it is
-`p_b` as it stands.
-
-The four folders of a set are matched by the order of their files; here the names must agree, too. The official split is
-train and val. PRFNet's 187,744 triplets are `"all"`, which includes the validation sets.
+The released code matches the four folders of a set by the order of their files; here their names must agree, too. The
+official split is train and val. PRFNet's 187,744 triplets are `"all"`, which includes the validation sets.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from iqa_lib.data.base import DataError, IQADataset, Label, Triplet
-from iqa_lib.data.folder import Counts, Folder, Line, Source, known_split, parsing
+from iqa_lib.data.base import DataError, Label, Triplet
+from iqa_lib.data.folder import Counts, Folder, Line, Origin, parsing
 from iqa_lib.progress import progress
 
 LABEL = Label("judge", 0, 1, higher_is_better=True)
@@ -24,9 +21,10 @@ SETS = {
     "train": ("traditional", "cnn", "mix"),
     "val": ("traditional", "cnn", "superres", "deblur", "color", "frameinterp"),
 }
-SOURCE = Source(
+ORIGIN = Origin(
     name="bapps",
-    title="Zhang et al.: The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018",
+    citation="R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang: The Unreasonable Effectiveness of Deep Features "
+    "as a Perceptual Metric, CVPR 2018",
     page="https://github.com/richzhang/PerceptualSimilarity",
     archives=("twoafc_train.tar.gz (5.3 GB)", "twoafc_val.tar.gz (1.1 GB)"),
     layout="""\
@@ -43,46 +41,31 @@ ROOT/val/SET/...                         SET: traditional, cnn, superres, deblur
 def records(
     root: Path | None, *, split: str = "all", sets: Iterable[str] | None = None, problems: list[str] | None = None
 ) -> list[Triplet]:
-    """One triplet a judgement file; `sets` names those wanted (None: all of the split), `problems` as in `Folder`."""
-    known_split(split, (*SETS, "all"))
-    folder = Folder(root, SOURCE, problems)
-    parts = [(part, name) for part in SETS if split in (part, "all") for name in SETS[part]]
-    if sets is not None:
-        wanted = set(sets)
-        if unknown := wanted - {name for _, name in parts}:
-            raise DataError(f"bapps: sets: got {sorted(unknown)}; {split} has {[name for _, name in parts]}")
-        parts = [(part, name) for part, name in parts if name in wanted]
-    triplets = []
-    for part, name in parts:
+    """One triplet for each judgement; `sets` are some of the split's (None: all), `problems` as in `Folder`."""
+    folder = Folder(root, ORIGIN, problems)
+    found = [(part, name) for part in SETS if split in (part, "all") for name in SETS[part]]
+    names = {name for _, name in found}
+    if not (chosen := set(names if sets is None else sets)) <= names:
+        raise DataError(f"bapps: sets: got {sorted(chosen)}, expected some of what {split} has, {sorted(names)}")
+    return folder.read(_stems(folder, [f"{part}/{name}" for part, name in found if name in chosen]), _triplet)
+
+
+def _stems(folder: Folder, bases: list[str]) -> Iterator[tuple[str, str]]:
+    """Folder and name of every triplet, whichever of its four files exists."""
+    for base in bases:
         with folder.reporting():
-            base = f"{part}/{name}"
-            stems = [folder.stems(f"{base}/{side}", ".png") for side in ("ref", "p0", "p1")]
-            stems.append(folder.stems(f"{base}/judge", ".npy"))
-            if not any(stems):
+            stems = set.union(*(folder.stems(f"{base}/{side}", ".png") for side in ("ref", "p0", "p1")))
+            stems |= folder.stems(f"{base}/judge", ".npy")
+            if not stems:
                 raise DataError(f"{folder.root / base}: holds no triplet: unpack the archive again")
-            for stem in progress(sorted(set.union(*stems)), f"bapps {base}"):
-                with folder.reporting():
-                    judge = _judge(folder.find(f"{base}/judge/{stem}.npy"))
-                    triplets.append(
-                        Triplet(
-                            *(folder.image(f"{base}/{side}/{stem}.png") for side in ("ref", "p0", "p1")),
-                            judge,
-                            reference_id=f"{base}/{stem}",
-                            original=judge,
-                            kind_a=name,
-                            kind_b=name,
-                        )
-                    )
-    return folder.complete(triplets)
+            yield from ((base, stem) for stem in progress(sorted(stems), f"bapps {base}"))
 
 
-def load(root: Path | None, *, split: str = "train", seed: int = 0, sets: Iterable[str] | None = None) -> IQADataset:
-    """One side of the official split, or all; `sets` as in `records`. There is nothing to draw from `seed`."""
-    return IQADataset(SOURCE.name, split, records(root, split=split, sets=sets), LABEL)
-
-
-def _judge(path: Path) -> float:
+def _triplet(folder: Folder, place: tuple[str, str]) -> Triplet:
+    base, stem = place
+    path = folder.find(f"{base}/judge/{stem}.npy")
     with parsing(path):
-        values = np.load(path, allow_pickle=False)
-        value = str(values.item())
-    return Line(path, 1, (value,)).value(value, LABEL)
+        value = str(np.load(path, allow_pickle=False).item())
+    p_b, kind = Line(path, 1, (value,)).value(value, LABEL), base.split("/")[1]
+    images = (folder.image(f"{base}/{side}/{stem}.png") for side in ("ref", "p0", "p1"))
+    return Triplet(*images, p_b, reference_id=f"{base}/{stem}", original=p_b, kind_a=kind, kind_b=kind)

@@ -4,22 +4,33 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from iqa_lib.checks import check_choice
 from iqa_lib.images import read_image, read_kept
+
+NAMES = ("demo", "clic", "bapps", "pieapp", "pipal", "kadid10k", "tid2013", "live", "csiq")
 
 
 class DataError(ValueError):
-    """Something is wrong with a data set on disk; the message names the file, what is wanted and what to do."""
+    """Something is wrong with a data set on disk; the message names the file, what is expected and what to do."""
+
+
+def reader(name: str) -> ModuleType:
+    """The module of one of the `NAMES`, or a `DataError`."""
+    check_choice(NAMES, error=DataError, name=name)
+    return import_module(f"iqa_lib.data.{name}")
 
 
 @dataclass(frozen=True)
 class Label:
-    """A data set's label as downloaded. In the records a score is higher = better always, and `p_b` is P(B closer)."""
+    """A data set's label as downloaded. In the records, a higher score is always better, and `p_b` is P(B closer)."""
 
     name: str
     low: float
@@ -77,13 +88,13 @@ class IQADataset(Dataset):
 
     Args:
         name: The data set's name, as given to `iqa_lib.data.load`.
-        split: The side of the split that these records are.
+        split: The side of the split.
         records: Pairs or triplets, not both.
-        label: The label as it was downloaded.
+        label: The label as downloaded.
 
     Attributes:
         pixel_cache: Decode every image once and keep its pixels (8 bits, uncompressed) in the cache folder. Otherwise
-            the references read last are kept in memory.
+            only the references read last are kept, in memory.
 
     Raises:
         DataError: There are no records.
@@ -112,15 +123,13 @@ class IQADataset(Dataset):
         else:
             images = _read_reference(reference, reference.stat().st_mtime_ns), *(read_image(path) for path in others)
         if len({image.shape for image in images}) > 1:
-            sizes = ", ".join(
-                f"{path.name} {i.shape[2]}x{i.shape[1]}" for path, i in zip(record.images, images, strict=True)
-            )
-            raise DataError(f"{self.name}: unequal sizes in {reference.parent}: {sizes}, expected one size a record")
+            sizes = [f"{path.name} {i.shape[2]}x{i.shape[1]}" for path, i in zip(record.images, images, strict=True)]
+            raise DataError(f"{reference.parent}: got unequal sizes {', '.join(sizes)}, expected one size in a record")
         return *images, torch.tensor(record.target, dtype=torch.float32)
 
     @property
     def reference_ids(self) -> list[str]:
-        """One id a record: what a split or a bootstrap over references groups by."""
+        """One id per record, by which a split or a bootstrap over references groups."""
         return [record.reference_id for record in self.records]
 
     @property

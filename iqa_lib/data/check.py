@@ -1,34 +1,31 @@
-"""Verify a data set on disk and name all that is wrong, `check`; say where it comes from, `where`, and more, `page`."""
+"""`check` a data set on disk and name all that is wrong; `where` it comes from, and a `page` about it."""
 
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import chain, combinations
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-import iqa_lib.data
-from iqa_lib.data.base import DataError, Label, Pair, Triplet
-from iqa_lib.data.folder import Folder, Source
+from iqa_lib.data.base import DataError, Label, Pair, Triplet, reader
+from iqa_lib.data.folder import Folder, Origin, read_part
 from iqa_lib.files import atomic
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 
-DEMO = "demo is made by iqa_lib itself, on first use: `iqa_lib.data.load('demo')`; there is nothing to unpack"
-SLACK = 0.2  # of an unverified count: a part of an archive was not unpacked, or the number is not right
+DEMO = "demo is made by iqa_lib itself, on first use by `iqa_lib.data.load('demo')`: there is nothing to unpack"
+SLACK = 0.2  # tolerated share of an unverified count, which may be wrong; beyond it, part of an archive is missing
 
 Records = Sequence[Pair] | Sequence[Triplet]
 
 
 class Count(NamedTuple):
-    """How many records, references or distorted images a part of a data set has, beside the published number."""
+    """The number of records, references or distorted images in a part of a data set, beside the published one."""
 
     part: str
     what: str
@@ -42,15 +39,9 @@ class Count(NamedTuple):
             return found
         return f"{found}, {self.published:,} published{'' if self.verified else ' (unverified)'}"
 
-    @property
-    def off(self) -> bool:
-        """Whether it is not the published number."""
-        return self.published not in (None, self.found)
-
-    @property
-    def wrong(self) -> bool:
-        """Whether it is so far from the published number that something must be missing or double."""
-        return self.off and abs(self.found - self.published) > (0 if self.verified else SLACK * self.published)
+    def differs(self, tolerance: float = 0) -> bool:
+        """Whether a number is published and differs from what was found by more than that share of it."""
+        return self.published is not None and abs(self.found - self.published) > tolerance * self.published
 
 
 @dataclass(frozen=True)
@@ -59,12 +50,12 @@ class Report:
 
     Attributes:
         name: The data set.
-        counts: Of every part that was unpacked.
-        labels: Lowest and highest label as downloaded, None without records.
-        repeats: Records whose images came before in the same order (CLIC: one question, several answers).
+        counts: For every part that was unpacked.
+        labels: Lowest and highest label as downloaded; None without records.
+        repeats: Number of records with the images of an earlier one (CLIC: one question, several answers).
         decoded: Number of images that decode.
-        problems: Everything wrong, each with the file it is in.
-        remarks: What is worth knowing but not wrong.
+        problems: Everything wrong, with the file it is in.
+        remarks: Worth knowing, but not wrong.
     """
 
     name: str
@@ -86,42 +77,44 @@ class Report:
             lines.append(f"labels {low:g} to {high:g}; {self.repeats:,} repeats; {self.decoded:,} images decoded")
         lines += [f"remark: {remark}" for remark in self.remarks]
         lines += [f"problem: {problem}" for problem in self.problems]
-        lines.append(
-            f"{self.name}: {len(self.problems):,} problems" if self.problems else f"{self.name}: nothing wrong"
-        )
+        lines.append(f"{self.name}: {f'{len(self.problems):,} problems' if self.problems else 'nothing wrong'}")
         return "\n".join(lines)
 
 
 def check(
     name: str, root: Path | str | None, *, decode: bool = True, contact_sheet: Path | str | None = None, **options
 ) -> Report:
-    """Verify label files, counts, sides of the official split, and that every image is there and decodes.
+    """Verify label files, counts, sides of the official split, and that every image exists and decodes.
 
     It goes on after a problem, so that all are found. Nothing is ever downloaded.
 
     Args:
         name: One of `iqa_lib.data.NAMES`.
         root: The folder that the archives were unpacked into.
-        decode: Whether to decode the images and compare their sizes, which is what takes long.
+        decode: Whether to decode the images and compare their sizes, which takes most of the time.
         contact_sheet: PNG file to draw some records with their labels into.
         **options: Of the data set's `records`.
 
     Raises:
-        DataError: Unknown name, or `root` is no folder.
+        DataError: Unknown name, or `root` is not a folder.
     """
+    module = reader(name)
     if name == "demo":
         return Report(name, remarks=(DEMO,))
-    module = _module(name)
-    folder = Folder(root, module.SOURCE)
-    problems, remarks = [], []
-    parts = {part: _records(module, root, part, options, problems) for part in module.SOURCE.parts if folder.has(part)}
+    origin, problems, parts = module.ORIGIN, [], {}
+    folder = Folder(root, origin)
+    for part in filter(folder.has, origin.parts):
+        parts[part] = []
+        try:
+            parts[part] = read_part(module, root, part, problems=problems, **options)
+        except DataError as error:
+            problems.append(str(error))
     if not parts:
-        problems.append(f"{folder.root}: holds nothing of {name}; {module.SOURCE.help()}")
-    remarks += [f"{part} was not unpacked" for part in module.SOURCE.parts if parts and part not in parts]
-    counts = tuple(_counts(module.SOURCE, parts))
-    for count in counts:
-        if count.off:
-            (problems if count.wrong else remarks).append(str(count))
+        problems.append(f"{folder.root}: holds nothing of {name}; {origin.help}")
+    remarks = [f"{part} was not unpacked" for part in origin.parts if parts and part not in parts]
+    counts = tuple(_counts(origin, parts))
+    for count in filter(Count.differs, counts):
+        (problems if count.differs(0 if count.verified else SLACK) else remarks).append(str(count))
     for (left, ours), (right, theirs) in combinations(parts.items(), 2):
         for shared in sorted({record.reference_id for record in ours} & {record.reference_id for record in theirs}):
             problems.append(f"reference {shared} is in {left} and in {right}")
@@ -142,56 +135,40 @@ def check(
 
 
 def where(name: str) -> str:
-    """Where a data set comes from: title, official page, archives, layout wanted, terms of use.
+    """Where a data set comes from: citation, official page, archives, expected layout, terms of use.
 
     Raises:
         DataError: Unknown name.
     """
+    module = reader(name)
     if name == "demo":
         return DEMO
-    source = _module(name).SOURCE
-    archives, layout = "\n  ".join(source.archives), source.layout.replace("\n", "\n  ")
-    return f"{source.title}\npage: {source.page}\narchives:\n  {archives}\nlayout:\n  {layout}\nterms: {source.terms}"
+    origin = module.ORIGIN
+    archives, layout = "\n  ".join(origin.archives), origin.layout.replace("\n", "\n  ")
+    return (
+        f"{origin.citation}\npage: {origin.page}\narchives:\n  {archives}\nlayout:\n  {layout}\nterms: {origin.terms}"
+    )
 
 
 def page(name: str) -> str:
-    """A page about a data set in Markdown: what it is, how labels and splits are read, and `where` it comes from.
-
-    Raises:
-        DataError: Unknown name.
-    """
-    title, _, text = _module(name).__doc__.strip().partition("\n")
+    """Markdown about a data set: what it is, how labels and splits are read, and `where` it comes from."""
+    title, _, text = reader(name).__doc__.strip().partition("\n")
     return f"## `{name}`\n\n**{title}**\n{text}\n\n```\n{where(name)}\n```\n"
 
 
-def _module(name: str) -> ModuleType:
-    if name not in iqa_lib.data.NAMES:
-        raise DataError(f"data set {name!r} is unknown, expected one of {', '.join(iqa_lib.data.NAMES)}")
-    return import_module(f"iqa_lib.data.{name}")
-
-
-def _records(module: ModuleType, root: Path | str, part: str, options: dict, problems: list[str]) -> Records:
-    side = {} if part == "all" else {"split": part}
-    try:
-        return module.records(root, problems=problems, **side, **options)
-    except DataError as error:
-        problems.append(str(error))
-        return []
-
-
-def _counts(source: Source, parts: dict[str, Records]) -> Iterator[Count]:
-    for key, published in source.counts.items():
-        if all(part in parts for part in key.split("+")):
-            records = [record for part in key.split("+") for record in parts[part]]
+def _counts(origin: Origin, parts: dict[str, Records]) -> Iterator[Count]:
+    for key, published in origin.counts.items():
+        names = key.split("+")
+        if all(part in parts for part in names):
+            records = [record for part in names for record in parts[part]]
             references = {record.reference for record in records}
             distorted = {path for record in records for path in record.images} - references
-            yield Count(key, "records", len(records), published.records, published.verified)
-            yield Count(key, "references", len(references), published.references, published.verified)
-            yield Count(key, "distorted", len(distorted), published.distorted, published.verified)
+            for what, found in {"records": records, "references": references, "distorted": distorted}.items():
+                yield Count(key, what, len(found), getattr(published, what), published.verified)
 
 
 def _decode(records: Records, problems: list[str], batch: int = 256) -> int:
-    """Decode every image of the records that is there; add to the problems what fails, and sizes that differ."""
+    """Decode the images that exist, and return how many do; what fails and unequal sizes are added to the problems."""
     paths = [*filter(os.path.lexists, dict.fromkeys(path for record in records for path in record.images))]
     sizes = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -4,7 +4,7 @@ References are the colour photographs that scikit-image, scikit-learn and matplo
 (occluding discs with power-law radii, the standard texture target of image-quality measurement), or the photographs of
 a folder. Each gets KADID-10k's 25 distortions at 5 levels, at 512x384, the size their parameters were made for.
 
-Scores are simulated. That of (type, level) is the mean human score which KADID-10k measured for it over its 81
+Scores are simulated. That of (type, level) is the mean human score that KADID-10k measured for it over its 81
 references (`kadid10k_level_means.csv`; they explain 89 % of the variance of its 10,125 scores), plus the error of a
 mean of 30 ratings. Votes follow Thurstone's case V: a person prefers B to A with probability
 Phi((score_B - score_A) / (sqrt(2) sigma)). So nobody ever looked at these images, an image's content has no
@@ -29,6 +29,7 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from scipy.stats import norm
 
+from iqa_lib.checks import check_choice
 from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.folder import deal
@@ -38,7 +39,7 @@ from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 
 VERSION = 1
-"""To be raised with every change of the code that changes a pixel: the cache folder carries it."""
+"""Raise it with every change of the code that changes a pixel: it is part of the cache folder's name."""
 SIZE = (512, 384)
 FRACTIONS = {"train": 0.7, "test": 0.3}
 RATINGS, RATING_SD = 30, 0.7
@@ -47,17 +48,25 @@ SCORE = Label("simulated MOS", 1.0, 5.0, True)
 VOTES = Label("simulated share of votes for B", 0.0, 1.0, True)
 ALL_TYPES = frozenset(d.number for d in DISTORTIONS)
 CELLS = tuple((d.number, level) for d in DISTORTIONS for level in range(1, 6))
+PHOTOS = {
+    "skimage.data": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"),
+    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+    "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
+}
+"""The packaged photographs, by package."""
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a reference comes from: a photograph's file, or the number of a dead-leaves scene."""
+class DemoReference:
+    """A reference of the demo set: a photograph's file, or the number of a dead-leaves scene."""
 
     name: str
     photo: Path | None = None
     scene: int = 0
 
     def render(self) -> np.ndarray:
+        """Its pixels, uint8 RGB `(384, 512, 3)`."""
         if self.photo is None:
             return dead_leaves(np.random.default_rng((7, self.scene)))
         pixels = read_image(self.photo).permute(1, 2, 0).numpy()
@@ -78,72 +87,63 @@ def load(
     types: Collection[int] = ALL_TYPES,
     by: str = "reference",
 ) -> IQADataset:
-    """One side of the demo set; images that are missing are made.
+    """One side of the demo set; missing images are made.
 
     Args:
         root: Folder for the images; None for the cache folder.
         split: `"train"` (70 % of the references), `"test"` or `"all"`.
         seed: Number of the split.
-        task: `"pairs"`: all 125 distorted images of each reference with their scores; `"triplets"`.
+        task: `"pairs"`: distorted images with their scores; or `"triplets"`.
         photos: Folder of photographs to use instead of the packaged ones.
         scenes: Number of dead-leaves scenes among the references.
         triplets: Per reference, for `task="triplets"`.
         votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
             other triplets, as the papers' two stages have data sets of their own.
-        pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all of them.
+        pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all, 5 for each type.
         types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
         by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
     Raises:
         DataError: Unknown split, task, type or `by`, or no usable photograph in the folder.
     """
-    sources = {source.name: source for source in references(photos, scenes)}
-    sides = by_reference(sources, FRACTIONS, seed) | {"all": sorted(sources)}
-    if split not in sides:
-        raise DataError(f"demo: split: got {split!r}, expected one of {', '.join(sides)}")
-    if task not in ("pairs", "triplets"):
-        raise DataError(f"demo: task: got {task!r}, expected pairs or triplets")
+    found = {reference.name: reference for reference in references(photos, scenes)}
+    sides = by_reference(found, FRACTIONS, seed) | {"all": sorted(found)}
+    check_choice(sides, error=DataError, split=split)
+    check_choice(("pairs", "triplets"), error=DataError, task=task)
     if not types or not set(types) <= ALL_TYPES:
-        raise DataError(f"demo: types: got {sorted(types)}, expected numbers from 1 to 25")
-    chosen = [sources[name] for name in sides["all" if by == "row" else split]]
+        raise DataError(f"types: got {sorted(types)}, expected numbers from 1 to 25")
+    chosen = [found[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
     if task == "pairs":
-        records = [pair for source in chosen for pair in _pairs(root, source, pairs, types)]
+        records = [pair for reference in chosen for pair in _pairs(root / reference.name, pairs, types)]
     else:
-        records = [triplet for source in chosen for triplet in _triplets(root, source, triplets, votes)]
+        records = [triplet for reference in chosen for triplet in _triplets(root / reference.name, triplets, votes)]
     if by != "reference":
         records = deal(records, split, FRACTIONS, seed, by)
     make(root, chosen, {path for record in records for path in record.images})
     return IQADataset("demo", split, records, SCORE if task == "pairs" else VOTES)
 
 
-def references(photos: Path | str = "", scenes: int = 12) -> list[Source]:
+def references(photos: Path | str = "", scenes: int = 12) -> list[DemoReference]:
     """The packaged photographs, or those of the folder `photos`, and the dead-leaves scenes.
 
     Raises:
-        DataError: The folder is none, or holds no PNG, JPEG, WebP, BMP or TIFF file.
+        DataError: There is no such folder, or no PNG, JPEG, WebP, BMP or TIFF file in it.
     """
+    found = packaged_photos()
     if photos:
-        endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-        found = sorted(path for path in Path(photos).glob("*") if path.suffix.lower() in endings)
-        if not found:
-            raise DataError(
-                f"demo: no photograph in {photos}: give a folder with at least four {', '.join(sorted(endings))}"
-            )
-    else:
-        found = packaged_photos()
-    taken = [Source(f"{path.stem}-{sha256(path)[:8]}", photo=path) for path in found]
-    return taken + [Source(f"leaves{number:02d}", scene=number) for number in range(scenes)]
+        found = sorted(path for path in Path(photos).glob("*") if path.suffix.lower() in ENDINGS)
+    if not found:
+        raise DataError(
+            f"photos: got no photograph in {photos}, expected four or more {', '.join(ENDINGS)} in a folder"
+        )
+    taken = [DemoReference(f"{path.stem}-{sha256(path)[:8]}", photo=path) for path in found]
+    return taken + [DemoReference(f"leaves{number:02d}", scene=number) for number in range(scenes)]
 
 
 def packaged_photos() -> list[Path]:
-    """The colour photographs that scikit-image, scikit-learn and matplotlib bring along."""
-    carried = {
-        "skimage.data": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"),
-        "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
-        "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
-    }
-    return [Path(str(files(package) / name)) for package, names in carried.items() for name in names]
+    """The colour photographs that scikit-image, scikit-learn and matplotlib carry."""
+    return [Path(str(files(package) / name)) for package, names in PHOTOS.items() for name in names]
 
 
 def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -185,22 +185,22 @@ def scores(reference: str) -> dict[tuple[int, int], float]:
     return {cell: float(np.clip(level_means()[cell] + error, 1, 5)) for cell, error in zip(CELLS, noise, strict=True)}
 
 
-def preference(score_a, score_b):
+def probability_b_closer(score_a, score_b):
     """Probability that a person finds B closer (Thurstone's case V with dispersion `SIGMA` on the score scale)."""
     return norm.cdf((score_b - score_a) / (2**0.5 * SIGMA))
 
 
-def make(root: Path, sources: Sequence[Source], wanted: set[Path]) -> None:
-    """Make those of the `wanted` images that are not there yet, and enter their hashes into `manifest.json`."""
+def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) -> None:
+    """Make those of the images that are missing, and enter their hashes into `manifest.json`."""
     root.mkdir(parents=True, exist_ok=True)
     manifest = root / "manifest.json"
     with FileLock(root / ".lock"):
         known = json.loads(manifest.read_text()) if manifest.exists() else {}
-        missing = [path for path in sorted(wanted) if known.get(_name(path)) is None or not path.exists()]
+        missing = [path for path in sorted(paths) if known.get(_key(path)) is None or not path.exists()]
         if not missing:
             return
-        by_name = {source.name: source for source in sources}
-        rendered = {name: by_name[name].render() for name in sorted({path.parent.name for path in missing})}
+        needed = {path.parent.name for path in missing}
+        rendered = {source.name: source.render() for source in sources if source.name in needed}
 
         def make_one(path: Path) -> tuple[str, str]:
             image = rendered[path.parent.name]
@@ -209,7 +209,7 @@ def make(root: Path, sources: Sequence[Source], wanted: set[Path]) -> None:
                 image = distort(image, number, level, _rng(path.parent.name, 2, number, level))
             with atomic(path) as temporary:
                 Image.fromarray(image).save(temporary, compress_level=1)
-            return _name(path), sha256(path)
+            return _key(path), sha256(path)
 
         with ThreadPoolExecutor() as pool:
             made = dict(progress(pool.map(make_one, missing), "making demo images", total=len(missing)))
@@ -217,28 +217,21 @@ def make(root: Path, sources: Sequence[Source], wanted: set[Path]) -> None:
             temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
 
 
-def _pairs(root: Path, source: Source, count: int, types: Collection[int]) -> list[Pair]:
-    folder = root / source.name
-    found = [
-        Pair(folder / "reference.png", _path(folder, cell), score, source.name, score, DISTORTIONS[cell[0] - 1].name)
-        for cell, score in scores(source.name).items()
-        if cell[0] in types
-    ]
-    if not 0 < count < len(found):
-        return found
-    return [found[i] for i in sorted(_rng(source.name, 4).choice(len(found), count, replace=False))]
+def _pairs(folder: Path, count: int, types: Collection[int]) -> list[Pair]:
+    name, reference = folder.name, folder / "reference.png"
+    chosen = [(cell, score) for cell, score in scores(name).items() if cell[0] in types]
+    if 0 < count < len(chosen):
+        chosen = [chosen[i] for i in sorted(_rng(name, 4).choice(len(chosen), count, replace=False))]
+    return [Pair(reference, _path(folder, cell), score, name, score, _type(cell)) for cell, score in chosen]
 
 
-def _triplets(root: Path, source: Source, count: int, votes: int) -> list[Triplet]:
-    rng, folder, score = _rng(source.name, 3, votes), root / source.name, scores(source.name)
-    records = []
+def _triplets(folder: Path, count: int, votes: int) -> list[Triplet]:
+    name, reference, records = folder.name, folder / "reference.png", []
+    rng, score = _rng(name, 3, votes), scores(name)
     for _ in range(count):
         a, b = (CELLS[i] for i in rng.choice(len(CELLS), 2, replace=False))
-        p_b = rng.binomial(votes, preference(score[a], score[b])) / votes
-        kinds = (DISTORTIONS[number - 1].name for number, _ in (a, b))
-        records.append(
-            Triplet(folder / "reference.png", _path(folder, a), _path(folder, b), p_b, source.name, p_b, *kinds)
-        )
+        p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
+        records.append(Triplet(reference, _path(folder, a), _path(folder, b), p_b, name, p_b, _type(a), _type(b)))
     return records
 
 
@@ -246,7 +239,11 @@ def _path(folder: Path, cell: tuple[int, int]) -> Path:
     return folder / f"{cell[0]:02d}_{cell[1]}.png"
 
 
-def _name(path: Path) -> str:
+def _type(cell: tuple[int, int]) -> str:
+    return DISTORTIONS[cell[0] - 1].name
+
+
+def _key(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 

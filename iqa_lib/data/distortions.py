@@ -6,7 +6,7 @@ Operations and level values follow the MATLAB release of its sister set KADIS-70
 All types share one frame (`distort`): the photograph is stretched to [0, 1] by one minimum and one maximum over all
 pixels and channels, the operation runs on doubles, the result is stretched again and written as 8 bit, halves rounded
 up. The second stretch is part of KADID-10k: a blur, for example, also raises the global contrast, and a mean shift
-becomes a gain.
+becomes a gain with lost ends. Lengths are in pixels of KADID-10k's frame, 512 x 384.
 
 The level is KADID-10k's number and not everywhere a rank of severity: type 18 is the identity at level 3, and type 25
 is mildest at levels 3 and 4. Types 01, 03 and 08 are the identity at level 1.
@@ -14,9 +14,10 @@ is mildest at levels 3 and 4. Types 01, 03 and 08 are the identity at level 1.
 How close the types are to the originals:
 
 - MATLAB's random stream cannot be reproduced: random types agree with KADID-10k in distribution, not pixel by pixel.
-- 06 dithers through Pillow: the palette is built as in the original, single dots differ.
+- 06 dithers through Pillow: palette and tone are as in the original, single dots differ.
 - 09 and 10 use OpenJPEG and libjpeg, 10 with 4:2:0 chroma as an assumption; MATLAB's own codecs may differ slightly.
-- 15 is a stand-in: total-variation denoising instead of MATLAB's pretrained DnCNN.
+- 15 is a stand-in: total-variation denoising (Chambolle) instead of MATLAB's pretrained DnCNN, which is not available
+  here. Its weight was matched to a KADID-10k image at level 5 only; levels 1 to 4 are not verified.
 - 21 (ties of the nearest neighbour), 22 (limits of the search) and 23 (rounding of corners) rest on unverified details.
 """
 
@@ -33,29 +34,22 @@ from scipy import ndimage, optimize, signal, sparse
 from skimage import color, restoration
 from skimage.color import colorconv
 
-__all__ = ["DISTORTIONS", "Distortion", "distort"]
-
 MIN_SIDE = 64
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """One type of distortion.
+    """One type of distortion: its number, 1 to 25, and name in KADID-10k, and what is done to a photograph.
 
-    Attributes:
-        number: KADID-10k's type number, 1 to 25.
-        name: KADID-10k's name of the type.
-        parameter: What the level values measure.
-        levels: The parameter at KADID-10k's levels 1 to 5.
-        apply: The bare operation: doubles in [0, 1] of shape (H, W, 3), parameter, generator -> doubles (H, W, 3).
-        random: Whether `apply` draws from its generator; the other types ignore it.
+    `apply(x, value)` is the bare operation on doubles (H, W, 3) in [0, 1]; a random type also takes a generator. The
+    value is what `parameter` names; `levels` are the values at KADID-10k's levels 1 to 5.
     """
 
     number: int
     name: str
     parameter: str
     levels: tuple[float, ...]
-    apply: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+    apply: Callable[..., np.ndarray]
     random: bool = False
 
 
@@ -69,50 +63,44 @@ def distort(
 ) -> np.ndarray:
     """Distort a photograph as KADID-10k does.
 
-    Parameters in pixels are meant for KADID-10k's frame of 512 x 384; resize or crop other photographs first.
-
     Args:
-        image: RGB photograph, uint8 (H, W, 3), at least 64 x 64.
+        image: RGB photograph, uint8 (H, W, 3), at least 64 x 64; resize or crop it to about 512 x 384 first, the size
+            that the levels are made for.
         number: Type of distortion, 1 to 25.
         level: KADID-10k's level, 1 to 5.
         rng: Source of randomness; only the random types need one. The same state draws the same places and directions
             at every level.
-        final_stretch: Stretch the result to the full range, as KADID-10k does; without it the result is only clipped.
+        final_stretch: Stretch the result to the full range, as KADID-10k does; otherwise it is only clipped.
 
     Returns:
         The distorted photograph, uint8 (H, W, 3).
 
     Raises:
-        ValueError: The photograph, the type or the level is unusable, or a random type came without a generator.
+        ValueError: The photograph, the type or the level is unusable, or a random type has no generator.
     """
     _check_image(image)
-    _check_number("number", number, len(DISTORTIONS))
+    for name, value, last in (("number", number, len(DISTORTIONS)), ("level", level, 5)):
+        if not isinstance(value, int | np.integer) or not 1 <= value <= last:
+            raise ValueError(f"{name}: got {value!r}, expected an integer from 1 to {last}")
     distortion = DISTORTIONS[number - 1]
-    _check_number("level", level, len(distortion.levels))
     if distortion.random and not isinstance(rng, np.random.Generator):
         raise ValueError(
-            f"type {number} ({distortion.name}) is random and got rng={rng!r}; "
-            "pass a numpy generator, for example np.random.default_rng((seed, number, level))"
+            f"rng: got {rng!r}, expected a generator for type {number} ({distortion.name}), which is random: "
+            "pass, for example, np.random.default_rng((seed, number, level))"
         )
-    result = distortion.apply(_stretch(image / 255), distortion.levels[level - 1], rng)
+    draws = (rng,) if distortion.random else ()
+    result = distortion.apply(_stretch(image / 255), distortion.levels[level - 1], *draws)
     return _to_uint8(_stretch(result) if final_stretch else result)
 
 
 def _check_image(image: np.ndarray) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image is {came}, expected uint8 (H, W, 3); convert with np.asarray(image.convert('RGB'))")
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image: got {got}, expected uint8 (H, W, 3): convert with np.asarray(image.convert('RGB'))")
     if min(image.shape[:2]) < MIN_SIDE:
         raise ValueError(
-            f"image is {image.shape[0]} x {image.shape[1]} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}; "
+            f"image: got {image.shape[0]} x {image.shape[1]} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}: "
             "distort the whole photograph (about 384 x 512) and crop afterwards"
-        )
-
-
-def _check_number(name: str, value: int, last: int) -> None:
-    if not isinstance(value, int | np.integer) or not 1 <= value <= last:
-        raise ValueError(
-            f"{name} is {value!r}, expected an integer from 1 to {last}; iqa_lib.data.distortions lists all"
         )
 
 
@@ -169,21 +157,11 @@ def _through_codec(x: np.ndarray, **options: Any) -> np.ndarray:
     return np.asarray(Image.open(stream)) / 255
 
 
-# The types, in KADID-10k's order
-
-
-def gaussian_blur(x: np.ndarray, sigma: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 01: Gaussian blur; sigma in pixels (0.1 leaves the photograph as it is)."""
-    return _blur(x, sigma)
-
-
-def lens_blur(x: np.ndarray, radius: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 02: mean over a disk, as an open aperture blurs; radius in pixels."""
-    return _filter(x, _disk(radius))
+# The types that are more than a line, in KADID-10k's order
 
 
 def _disk(radius: float) -> np.ndarray:
-    """Share of a disk in each pixel, in closed form: differences of its area between the axes and each pixel corner."""
+    """Mean over a disk, as an open aperture blurs: each pixel's share, by the area between the axes and its corners."""
     reach = math.ceil(radius)
     x = np.clip(np.arange(-reach - 0.5, reach + 1), -radius, radius)
     y = x[:, None]
@@ -197,7 +175,7 @@ def _disk(radius: float) -> np.ndarray:
 
 
 def motion_blur(x: np.ndarray, length: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 03: blur along a line; length in pixels, angle drawn from the whole degrees 0 to 180."""
+    """Type 03: blur along a line; length in pixels, angle drawn from the whole degrees 0 to 180."""
     return _filter(x, _line(length, rng.integers(0, 181)))
 
 
@@ -214,18 +192,15 @@ def _line(length: float, degrees: float) -> np.ndarray:
     return weight / weight.sum()
 
 
-def color_diffusion(x: np.ndarray, amount: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 04: the Lab colour planes blurred with sigma 1.5 amount + 2 and then amplified amount-fold."""
+def color_diffusion(x: np.ndarray, amount: float) -> np.ndarray:
+    """Type 04: the Lab colour planes blurred with sigma 1.5 amount + 2 and then amplified amount-fold."""
     lab = color.rgb2lab(x)
     lab[..., 1:] = amount * _blur(lab[..., 1:], 1.5 * amount + 2)
     return _lab_to_rgb(lab)
 
 
 def color_shift(x: np.ndarray, length: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 05: green moved down and right near edges; length in pixels, direction drawn.
-
-    A mask of smoothed gradient strength blends the moved green channel with the old one.
-    """
+    """Type 05: green moved down and right, in a direction drawn, near edges: blended by a mask of gradient strength."""
     step = rng.random(2)
     down, right = _round(length * step / np.hypot(*step))
     green = x[..., 1]
@@ -245,11 +220,8 @@ def _edge_mask(x: np.ndarray) -> np.ndarray:
     return _stretch(np.clip(strength, low, high))
 
 
-def color_quantization(x: np.ndarray, colors: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 06: a palette of so many colours, with Floyd-Steinberg dithering down the columns.
-
-    The dither is Pillow's, which fits the original in tone but not dot by dot.
-    """
+def color_quantization(x: np.ndarray, colors: float) -> np.ndarray:
+    """Type 06: a palette of so many colours, with Floyd-Steinberg dithering down the columns."""
     pixels = _to_uint8(x).swapaxes(0, 1)
     palette = Image.new("P", (1, 1))
     palette.putpalette(np.resize(_minimum_variance_palette(pixels, int(colors)), (256, 3)).tobytes())
@@ -294,80 +266,66 @@ def _squared_error(moments: np.ndarray) -> np.ndarray:
     return squares - (sums**2).sum(axis=-1) / np.maximum(count, 1)
 
 
-def color_saturation_hsv(x: np.ndarray, factor: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 07: HSV saturation times factor; a negative factor gives faint complementary colours."""
+def color_saturation_hsv(x: np.ndarray, factor: float) -> np.ndarray:
+    """Type 07: HSV saturation times factor; a negative factor gives faint complementary colours."""
     hsv = color.rgb2hsv(x)
     hsv[..., 1] *= factor
     return color.hsv2rgb(hsv)
 
 
-def color_saturation_lab(x: np.ndarray, factor: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 08: Lab colour planes times factor (1 leaves the photograph as it is)."""
+def color_saturation_lab(x: np.ndarray, factor: float) -> np.ndarray:
+    """Type 08: Lab colour planes times factor (1 leaves the photograph as it is)."""
     return _lab_to_rgb(color.rgb2lab(x) * [1, factor, factor])
 
 
-def jpeg2000(x: np.ndarray, ratio: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 09: JPEG 2000 with the 9/7 wavelet; ratio of raw bytes to file bytes."""
+def jpeg2000(x: np.ndarray, ratio: float) -> np.ndarray:
+    """Type 09: JPEG 2000 with the 9/7 wavelet; ratio of raw bytes to file bytes."""
     options = {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True, "num_resolutions": 6}
     return _through_codec(x, format="JPEG2000", progression="LRCP", **options)
 
 
-def jpeg(x: np.ndarray, quality: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 10: baseline JPEG with halved colour planes; quality on the scale of libjpeg."""
+def jpeg(x: np.ndarray, quality: float) -> np.ndarray:
+    """Type 10: baseline JPEG with halved colour planes; quality on the scale of libjpeg."""
     return _through_codec(x, format="JPEG", quality=int(quality), subsampling="4:2:0")
 
 
 def white_noise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 11: Gaussian noise of this variance, independent in every sample."""
+    """Type 11: Gaussian noise of this variance, independent in every sample."""
     return np.clip(x + rng.normal(0, math.sqrt(variance), x.shape), 0, 1)
 
 
-def white_noise_ycbcr(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 12: Gaussian noise of this variance on Y, Cb and Cr (studio range, scaled by 1/255)."""
+def ycbcr_noise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
+    """Type 12: Gaussian noise of this variance on Y, Cb and Cr (studio range, scaled by 1/255)."""
     planes = color.rgb2ycbcr(x) / 255
     return np.clip(color.ycbcr2rgb(255 * white_noise(planes, variance, rng)), 0, 1)
 
 
 def impulse_noise(x: np.ndarray, density: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 13: salt and pepper; density is the share of samples hit, each channel by itself."""
+    """Type 13: salt and pepper; density is the share of samples hit, each channel by itself."""
     chance = rng.random(x.shape)
     return np.select([chance < density / 2, chance < density], [0.0, 1.0], x)
 
 
-def multiplicative_noise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 14: each sample times 1 + n, n uniform with mean 0 and this variance."""
+def speckle_noise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
+    """Type 14: each sample times 1 + n, n uniform with mean 0 and this variance."""
     return np.clip(x + x * math.sqrt(12 * variance) * (rng.random(x.shape) - 0.5), 0, 1)
 
 
 def denoise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 15, a stand-in: Gaussian noise of this variance, then a denoiser on each channel.
-
-    The original denoises with MATLAB's pretrained DnCNN, which is not available here. Total variation (Chambolle)
-    replaces it; its weight was matched to a KADID-10k image at level 5 only, levels 1 to 4 are not verified.
-    """
+    """Type 15, a stand-in: Gaussian noise of this variance, then total-variation denoising."""
     weight = np.interp(variance, [0.01, 0.03, 0.05, 0.1, 0.15], [0.10, 0.20, 0.25, 0.20, 0.20])
     return restoration.denoise_tv_chambolle(white_noise(x, variance, rng), weight, channel_axis=-1)
 
 
-def brighten(x: np.ndarray, amount: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 16: mid grey lifted by amount/2, two parts on RGB and one part on Lab lightness."""
+def brighten(x: np.ndarray, amount: float) -> np.ndarray:
+    """Type 16: mid grey lifted by amount/2, two parts on RGB and one part on Lab lightness."""
     lab = color.rgb2lab(x)
     lab[..., 0] = 100 * _lift(lab[..., 0] / 100, amount)
     return (2 * _lift(x, amount) + _lab_to_rgb(lab)) / 3
 
 
-def darken(x: np.ndarray, amount: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 17: mid grey lowered by amount/2 on RGB."""
-    return _lift(x, -amount)
-
-
-def mean_shift(x: np.ndarray, offset: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 18: offset added to all samples; the final stretch turns it into a gain with lost ends."""
-    return np.clip(x + offset, 0, 1)
-
-
 def jitter(x: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 19: five passes that move every pixel by normal offsets of this standard deviation in pixels."""
+    """Type 19: five passes that move every pixel by normal offsets of this standard deviation in pixels."""
     pixels = x.astype(np.float32)
     for _ in range(5):
         pixels = _displace(pixels, deviation * rng.standard_normal((2, *x.shape[:2]), dtype=np.float32))
@@ -375,10 +333,7 @@ def jitter(x: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndar
 
 
 def _displace(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Read each pixel at its place minus its (dy, dx) by cubic convolution, edges repeated.
-
-    One pass is one sparse matrix with 4 x 4 weights in each row.
-    """
+    """Read each pixel at its place minus its (dy, dx), edges repeated: one sparse matrix of 4 x 4 weights a row."""
     height, width = x.shape[:2]
     whole = np.floor(-offsets)
     tap_y, tap_x = whole.astype(np.int32)[..., None] + np.arange(-1, 3, dtype=np.int32)
@@ -401,7 +356,7 @@ def _cubic_weights(fraction: np.ndarray) -> np.ndarray:
 
 
 def non_eccentricity_patch(x: np.ndarray, patches: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 20: so many 16 x 16 patches, one after the other, copied to a place at most 8 pixels off."""
+    """Type 20: so many 16 x 16 patches, one after the other, copied to a place at most 8 pixels off."""
     result, room = x.copy(), np.array(x.shape[:2]) - 48
     draws = rng.random((int(patches), 4))
     sources = _round(draws[:, :2] * room) + 15
@@ -412,8 +367,8 @@ def non_eccentricity_patch(x: np.ndarray, patches: float, rng: np.random.Generat
     return result
 
 
-def pixelate(x: np.ndarray, strength: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 21: scaled by 0.95 - strength^0.6 and back, nearest neighbour both ways."""
+def pixelate(x: np.ndarray, strength: float) -> np.ndarray:
+    """Type 21: scaled by 0.95 - strength^0.6 and back, nearest neighbour both ways."""
     scale = 0.95 - strength**0.6
     rows, columns = (_down_and_up(side, scale) for side in x.shape[:2])
     return x[rows[:, None], columns]
@@ -422,17 +377,15 @@ def pixelate(x: np.ndarray, strength: float, _rng: np.random.Generator) -> np.nd
 def _down_and_up(side: int, scale: float) -> np.ndarray:
     """Source index of each pixel after shrinking a side to ceil(scale side) and growing it back."""
     small = math.ceil(scale * side)
-    return _nearest(side, small, scale)[_nearest(small, side, side / small)]
+    down, up = (
+        np.clip(np.floor((np.arange(new) + 0.5) / factor).astype(int), 0, old - 1)
+        for old, new, factor in ((side, small, scale), (small, side, side / small))
+    )
+    return down[up]
 
 
-def _nearest(old: int, new: int, scale: float) -> np.ndarray:
-    """Old index nearest to each of the new pixels; the tie rule is not verified against MATLAB."""
-    places = (np.arange(new) + 0.5) / scale
-    return np.clip(np.floor(places).astype(int), 0, old - 1)
-
-
-def quantization(x: np.ndarray, thresholds: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 22: so many Otsu thresholds, one set for all channels, one value for each class between them."""
+def quantization(x: np.ndarray, thresholds: float) -> np.ndarray:
+    """Type 22: so many Otsu thresholds, one set for all channels, one value for each class between them."""
     edges = _otsu_thresholds(_to_uint8(x), int(thresholds)) / 255
     values = np.concatenate(([0], edges[1:], [1]))
     return values[np.searchsorted(edges, x)]
@@ -456,7 +409,7 @@ def _otsu_thresholds(samples: np.ndarray, count: int) -> np.ndarray:
 
 
 def color_block(x: np.ndarray, blocks: float, rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 23: so many opaque 32 x 32 squares of random colour, later ones on top."""
+    """Type 23: so many opaque 32 x 32 squares of random colour, later ones on top."""
     result, room = x.copy(), np.array(x.shape[:2]) - 32
     for draw in rng.random((int(blocks), 5)):
         row, column = (draw[:2] * room).astype(int)
@@ -464,55 +417,46 @@ def color_block(x: np.ndarray, blocks: float, rng: np.random.Generator) -> np.nd
     return result
 
 
-def high_sharpen(x: np.ndarray, amount: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 24: unsharp masking of Lab lightness with sigma 3; amount is the gain of the detail."""
+def high_sharpen(x: np.ndarray, amount: float) -> np.ndarray:
+    """Type 24: unsharp masking of Lab lightness with sigma 3; amount is the gain of the detail."""
     lab = color.rgb2lab(x)
     lab[..., 0] += amount * (lab[..., 0] - _blur(lab[..., 0], 3))
     return _lab_to_rgb(lab)
 
 
-def contrast_change(x: np.ndarray, amount: float, _rng: np.random.Generator) -> np.ndarray:
-    """KADID-10k type 25: S-shaped tone curve; contrast grows above amount -0.2 (the identity) and falls below it.
+def contrast_change(x: np.ndarray, amount: float) -> np.ndarray:
+    """Type 25: a cubic tone curve; contrast grows above amount -0.2 (the identity) and falls below it.
 
-    The curve is the cubic through (0, 0), (0.3, 0.25 - amount/4), (0.5, 0.5), (0.7, 0.75 + amount/4) and (1, 1).
+    Through (0, 0), (0.3, 0.25 - amount/4), (0.5, 0.5), (0.7, 0.75 + amount/4) and (1, 1).
     """
     u = x - 0.5
     return np.clip(x + (amount + 0.2) * 125 / 84 * u * (1 - 4 * u**2), 0, 1)
 
 
 DISTORTIONS: tuple[Distortion, ...] = (
-    Distortion(1, "Gaussian blur", "sigma", (0.1, 0.5, 1, 2, 5), gaussian_blur),
-    Distortion(2, "lens blur", "radius", (1, 2, 4, 6, 8), lens_blur),
-    Distortion(3, "motion blur", "length", (1, 2, 4, 6, 10), motion_blur, random=True),
+    Distortion(1, "Gaussian blur", "sigma", (0.1, 0.5, 1, 2, 5), _blur),
+    Distortion(2, "lens blur", "radius", (1, 2, 4, 6, 8), lambda x, radius: _filter(x, _disk(radius))),
+    Distortion(3, "motion blur", "length", (1, 2, 4, 6, 10), motion_blur, True),
     Distortion(4, "color diffusion", "amount", (1, 3, 6, 8, 12), color_diffusion),
-    Distortion(5, "color shift", "shift", (1, 3, 6, 8, 12), color_shift, random=True),
+    Distortion(5, "color shift", "shift", (1, 3, 6, 8, 12), color_shift, True),
     Distortion(6, "color quantization", "colors", (64, 48, 32, 16, 8), color_quantization),
     Distortion(7, "color saturation 1", "HSV saturation factor", (0.4, 0.2, 0.1, 0, -0.4), color_saturation_hsv),
     Distortion(8, "color saturation 2", "Lab chroma factor", (1, 2, 3, 6, 9), color_saturation_lab),
     Distortion(9, "JPEG2000", "compression ratio", (16, 32, 45, 120, 400), jpeg2000),
     Distortion(10, "JPEG", "quality", (43, 36, 24, 7, 4), jpeg),
-    Distortion(11, "white noise", "variance", (0.001, 0.002, 0.003, 0.005, 0.01), white_noise, random=True),
-    Distortion(
-        12,
-        "white noise in color component",
-        "variance",
-        (0.0001, 0.0005, 0.001, 0.002, 0.003),
-        white_noise_ycbcr,
-        random=True,
-    ),
-    Distortion(13, "impulse noise", "density", (0.001, 0.005, 0.01, 0.02, 0.03), impulse_noise, random=True),
-    Distortion(
-        14, "multiplicative noise", "variance", (0.001, 0.005, 0.01, 0.02, 0.05), multiplicative_noise, random=True
-    ),
-    Distortion(15, "denoise", "variance", (0.01, 0.03, 0.05, 0.1, 0.15), denoise, random=True),
+    Distortion(11, "white noise", "variance", (0.001, 0.002, 0.003, 0.005, 0.01), white_noise, True),
+    Distortion(12, "white noise in color component", "variance", (1e-4, 5e-4, 0.001, 0.002, 0.003), ycbcr_noise, True),
+    Distortion(13, "impulse noise", "density", (0.001, 0.005, 0.01, 0.02, 0.03), impulse_noise, True),
+    Distortion(14, "multiplicative noise", "variance", (0.001, 0.005, 0.01, 0.02, 0.05), speckle_noise, True),
+    Distortion(15, "denoise", "variance", (0.01, 0.03, 0.05, 0.1, 0.15), denoise, True),
     Distortion(16, "brighten", "amount", (0.1, 0.2, 0.4, 0.7, 1.1), brighten),
-    Distortion(17, "darken", "amount", (0.05, 0.1, 0.2, 0.4, 0.8), darken),
-    Distortion(18, "mean shift", "offset", (0.15, 0.08, 0, -0.08, -0.15), mean_shift),
-    Distortion(19, "jitter", "standard deviation", (0.05, 0.1, 0.2, 0.5, 1), jitter, random=True),
-    Distortion(20, "non-eccentricity patch", "patches", (20, 40, 60, 80, 100), non_eccentricity_patch, random=True),
+    Distortion(17, "darken", "amount", (0.05, 0.1, 0.2, 0.4, 0.8), lambda x, amount: _lift(x, -amount)),
+    Distortion(18, "mean shift", "offset", (0.15, 0.08, 0, -0.08, -0.15), lambda x, offset: np.clip(x + offset, 0, 1)),
+    Distortion(19, "jitter", "standard deviation", (0.05, 0.1, 0.2, 0.5, 1), jitter, True),
+    Distortion(20, "non-eccentricity patch", "patches", (20, 40, 60, 80, 100), non_eccentricity_patch, True),
     Distortion(21, "pixelate", "strength", (0.01, 0.05, 0.1, 0.2, 0.5), pixelate),
     Distortion(22, "quantization", "thresholds", (20, 16, 13, 10, 7), quantization),
-    Distortion(23, "color block", "blocks", (2, 4, 6, 8, 10), color_block, random=True),
+    Distortion(23, "color block", "blocks", (2, 4, 6, 8, 10), color_block, True),
     Distortion(24, "high sharpen", "amount", (1, 2, 3, 6, 12), high_sharpen),
     Distortion(25, "contrast change", "amount", (0.3, 0.15, 0, -0.4, -0.6), contrast_change),
 )

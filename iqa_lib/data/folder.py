@@ -1,14 +1,16 @@
-"""What the readers share: a data set's folder, its label files read strictly, and its records dealt to a split."""
+"""What the readers share: where a data set comes from, its folder and label files read strictly, its splits."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from re import IGNORECASE, Match, fullmatch
+from types import ModuleType
 
-from iqa_lib.data.base import DataError, Label, Pair, Triplet
+from iqa_lib.checks import check_choice
+from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
 from iqa_lib.data.splits import by_reference
 
 
@@ -16,7 +18,7 @@ from iqa_lib.data.splits import by_reference
 class Counts:
     """Published numbers of a data set or of one part of it, None where nothing is published.
 
-    `verified` is False for numbers that are rounded, inferred or told by third parties: `check` allows for that.
+    `verified` is False for numbers that are rounded, inferred or from third parties: `check` tolerates some deviation.
     """
 
     records: int
@@ -26,38 +28,47 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where a data set comes from and what it looks like on disk.
 
     Attributes:
         name: As given to `iqa_lib.data.load`.
-        title: The publication to cite.
+        citation: The publication to cite.
         page: The official page.
-        archives: What to download there, each with its size where it is known.
-        layout: The folders wanted, as the archives unpack.
-        terms: Licence or terms of use, as far as they are known.
-        parts: What can be unpacked without the rest, each with the paths of which one tells that it was. Where there is
-            an official split its sides are the parts, otherwise the only part is `"all"`.
+        archives: What to download there, with sizes where they are known.
+        layout: The expected folders, as the archives unpack.
+        parts: What can be unpacked without the rest, each with paths of which any one shows that it was. The sides of
+            an official split are parts; otherwise the only part is `"all"`.
         counts: Published numbers of a part, or of several joined by `+`.
-        inside: Folders that the archives make, in which the layout then starts.
+        fractions: The sides that a part is split into by reference, with their shares, where no split is official.
+        inside: Folders that the archives create around the layout.
+        terms: Licence or terms of use, as far as they are known.
     """
 
     name: str
-    title: str
+    citation: str
     page: str
     archives: tuple[str, ...]
     layout: str
-    terms: str
     parts: dict[str, tuple[str, ...]]
     counts: dict[str, Counts]
+    fractions: dict[str, dict[str, float]] = field(default_factory=dict)
     inside: tuple[str, ...] = ()
+    terms: str = "not known here: see the page"
 
+    @property
     def help(self) -> str:
-        """What to do about a folder that is not as it should be."""
+        """What to do about a folder that is not as expected."""
         return (
-            f"wanted layout:\n{self.layout}\nOfficial page: {self.page}\n"
+            f"expected layout:\n{self.layout}\nOfficial page: {self.page}\n"
             f"`python -m iqa_lib.data where {self.name}` prints archives and terms"
         )
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The values of `split`."""
+        dealt = [side for fractions in self.fractions.values() for side in fractions]
+        return *(side for side in (*self.parts, *dealt) if side != "all"), "all"
 
 
 @dataclass(frozen=True)
@@ -84,7 +95,7 @@ class Line:
     def match(self, pattern: str, cell: str, example: str) -> Match[str]:
         """The cell's parts by a regular expression that ignores case."""
         if not (match := fullmatch(pattern, cell, IGNORECASE)):
-            raise self.error(f"{cell!r} came, expected a name such as {example}")
+            raise self.error(f"file name: got {cell!r}, expected a name such as {example}")
         return match
 
 
@@ -93,49 +104,45 @@ class Folder:
 
     Args:
         root: The folder that the archives were unpacked into.
-        source: The data set.
-        problems: Without it, the first thing wrong raises `DataError`. With it, everything wrong is added to it and
-            reading goes on, for `iqa_lib.data.check`.
+        origin: The data set.
+        problems: If None, the first problem raises `DataError`. Otherwise every problem is appended to it and reading
+            goes on, for `iqa_lib.data.check`.
 
     Raises:
-        DataError: `root` is None or no folder.
+        DataError: `root` is not a folder.
     """
 
-    def __init__(self, root: Path | str | None, source: Source, problems: list[str] | None = None):
-        self.source, self.problems = source, problems
+    def __init__(self, root: Path | str | None, origin: Origin, problems: list[str] | None = None):
+        self.origin, self.problems = origin, problems
         self._names: dict[Path, dict[str, list[str]]] = {}
         self._images: dict[tuple[str, ...], Path] = {}
         self._missing: list[str] = []
         self._lines: dict[str, Line] = {}
         if root is None or not Path(root).is_dir():
-            came = "no folder was given" if root is None else f"{root} is no folder"
-            raise DataError(f"{source.name}: {came}: give the one its archives were unpacked into; {source.help()}")
-        for inside in (*source.inside, "."):
+            expected = "expected the folder that the archives were unpacked into"
+            raise DataError(f"{origin.name}: root: got {root}, {expected}; {origin.help}")
+        for inside in (*origin.inside, "."):
             self.root = Path(root) / inside
             self._folders: dict[str, Path | None] = {"": self.root}
-            if any(self.has(part) for part in source.parts):
+            if any(map(self.has, origin.parts)):
                 break
 
     def has(self, part: str) -> bool:
         """Whether a part of the data set was unpacked."""
-        return any(map(self.locate, self.source.parts[part]))
-
-    def report(self, error: DataError) -> None:
-        """Raise the error, or add it to `problems`."""
-        if self.problems is None:
-            raise error
-        self.problems.append(str(error))
+        return any(map(self.locate, self.origin.parts[part]))
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """A block whose `DataError` is reported: the block is left, what follows it goes on."""
+        """A block that a `DataError` ends; where `problems` are collected, it is added to them and reading goes on."""
         try:
             yield
         except DataError as error:
-            self.report(error)
+            if self.problems is None:
+                raise
+            self.problems.append(str(error))
 
     def names(self, folder: Path) -> dict[str, list[str]]:
-        """Names in a folder by their lower case; hidden files are left out."""
+        """Names in a folder by their lower case, without hidden files."""
         if folder not in self._names:
             found = self._names[folder] = {}
             for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
@@ -144,7 +151,7 @@ class Folder:
         return self._names[folder]
 
     def locate(self, relative: str) -> Path | None:
-        """The file or folder of that name: as it is written if there is one, else in any case."""
+        """The file or folder of that name: in the same case if it exists, else in any case."""
         parent, _, name = relative.rpartition("/")
         if parent not in self._folders:
             self._folders[parent] = self.locate(parent)
@@ -152,17 +159,15 @@ class Folder:
             return None
         found = self.names(folder).get(name.lower(), [])
         if len(found) > 1 and name not in found:
-            raise DataError(
-                f"{folder}: {' and '.join(found)} differ in case alone; {name} is wanted: remove the others"
-            )
+            raise DataError(f"{folder}: got {' and '.join(found)}, expected one of them, as {name}: remove the others")
         return folder / (name if name in found else found[0]) if found else None
 
     def find(self, *candidates: str) -> Path:
-        """The first of the candidates that is there."""
+        """The first candidate that exists."""
         for relative in candidates:
             if path := self.locate(relative):
                 return path
-        raise DataError(f"{self.root / candidates[0]}: is missing; {self.source.help()}")
+        raise DataError(f"{self.root / candidates[0]}: is missing; {self.origin.help}")
 
     def stems(self, relative: str, suffix: str) -> set[str]:
         """Names of the files with that suffix in a folder, without it and in lower case."""
@@ -170,7 +175,7 @@ class Folder:
         return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
     def image(self, *candidates: str) -> Path:
-        """The path of the first of the candidates that is there; if none is, `complete` will tell."""
+        """The path of the first candidate that exists; `complete` reports the images of which none does."""
         if candidates not in self._images:
             path = next(filter(None, map(self.locate, candidates)), None)
             if path is None:
@@ -179,51 +184,52 @@ class Folder:
             self._images[candidates] = path
         return self._images[candidates]
 
-    def complete(self, records: list) -> list:
-        """The records, if no image is missing."""
+    def unique(self, line: Line, name: str) -> None:
+        """Raise if an earlier line has the same name."""
+        first = self._lines.setdefault(name.lower(), line)
+        if first is not line:
+            raise line.error(f"got {name} again, first in {first.path.name}, line {first.number}, expected it once")
+
+    def read(self, lines: Iterable, make: Callable) -> list:
+        """The record `make(self, line)` of each line, but for None; raises or reports all images that are missing."""
+        records = []
+        for line in lines:
+            with self.reporting():
+                records.append(make(self, line))
         if self.problems is not None:
             self.problems += self._missing
         elif self._missing:
-            first = "\n".join(self._missing[:5])
+            first, name = "\n".join(self._missing[:5]), self.origin.name
             raise DataError(
-                f"{self.source.name}: {len(self._missing)} of {len(self._images)} images are missing, first:\n{first}\n"
-                f"`python -m iqa_lib.data check {self.source.name} {self.root}` lists all; {self.source.help()}"
+                f"{name}: {len(self._missing)} of {len(self._images)} images are missing, first:\n{first}\n"
+                f"`python -m iqa_lib.data check {name} {self.root}` lists all; {self.origin.help}"
             )
-        return records
-
-    def unique(self, line: Line, name: str) -> None:
-        """Raise if an earlier line was about the same name."""
-        first = self._lines.setdefault(name.lower(), line)
-        if first is not line:
-            raise line.error(f"{name} came before, in {first.path.name}, line {first.number}, expected every name once")
+        return [record for record in records if record is not None]
 
     def lines(self, *candidates: str, columns: int | None = None, separator: str | None = ",") -> Iterator[Line]:
-        """Lines of a label file, split at the separator (None: at blanks); as many columns as the first if not told."""
+        """Lines of a label file, split at the separator (None: at blanks) into `columns`, else as many as the first."""
         with self.reporting():
             path = self.find(*candidates)
             texts = _read_text(path)
             columns = columns or len(texts[0].split(separator))
             for number, text in enumerate(texts, 1):
                 line = Line(path, number, tuple(cell.strip() for cell in text.split(separator)))
-                if len(line.cells) == columns:
+                with self.reporting():
+                    if len(line.cells) != columns:
+                        came = f"{len(line.cells)} in {text[:80]!r}" if text.strip() else "an empty line"
+                        raise line.error(f"columns: got {came}, expected {columns}")
                     yield line
-                else:
-                    came = f"columns: {len(line.cells)} came" if text.strip() else "an empty line came"
-                    self.report(line.error(f"{came}, expected {columns}: {text[:80]!r}"))
 
     def table(self, *candidates: str, columns: Sequence[str]) -> Iterator[Line]:
-        """Lines of a CSV file below its header, their cells in the order of the columns named."""
+        """Lines of a CSV file below its header, their cells in the order of the named columns."""
         header, *rows = [*self.lines(*candidates)] or [None]
-        if header is None:
-            return
-        if lacking := [name for name in columns if name not in header.cells]:
-            self.report(header.error(f"no column {lacking} in the header; columns are {list(header.cells)}"))
-        elif not rows:
-            self.report(header.error("no line follows the header"))
-        else:
-            order = [header.cells.index(name) for name in columns]
-            for row in rows:
-                yield replace(row, cells=tuple(row.cells[index] for index in order))
+        with self.reporting():
+            if header and (lacking := [name for name in columns if name not in header.cells]):
+                raise header.error(f"header: got {list(header.cells)}, expected also {lacking}")
+            if header and not rows:
+                raise header.error("got nothing below the header, expected a line at least")
+            order = [header.cells.index(name) for name in columns] if header else ()
+            yield from (replace(row, cells=tuple(row.cells[index] for index in order)) for row in rows)
 
 
 @contextmanager
@@ -236,29 +242,42 @@ def parsing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({reason}): download or copy the file again") from error
 
 
+def load_side(
+    module: ModuleType, root: Path | None, *, split: str, seed: int, by: str = "reference", **options
+) -> IQADataset:
+    """One side of the data set that a reader's module reads, `options` as in its `records`, `by` as in `deal`."""
+    origin = module.ORIGIN
+    check_choice(origin.sides, error=DataError, split=split)
+    part = next((part for part, fractions in origin.fractions.items() if split in fractions), split)
+    records = read_part(module, root, part, **options)
+    if part != split:
+        records = deal(records, split, origin.fractions[part], seed, by)
+    return IQADataset(origin.name, split, records, module.LABEL)
+
+
+def read_part(module: ModuleType, root: Path | str | None, part: str, **options) -> list:
+    """The records of a part of a data set."""
+    return module.records(root, **({} if part == "all" else {"split": part}), **options)
+
+
 def deal(
-    records: Sequence[Pair] | Sequence[Triplet],
-    split: str,
-    fractions: dict[str, float],
-    seed: int,
-    by: str = "reference",
+    records: Sequence[Pair] | Sequence[Triplet], split: str, fractions: dict[str, float], seed: int, by: str
 ) -> list:
-    """The records on one side of a split that is no official one.
+    """The records on one side of a split that is not official.
 
     Args:
         records: All of them.
         split: A key of `fractions`, or `"all"`.
         fractions: Share of each side.
-        seed: The split's number.
-        by: `"reference"`, so that no reference is on two sides; or `"row"`, which leaks references and is there to
-            repeat papers that did so and to measure what it makes.
+        seed: Number of the split.
+        by: `"reference"`, so that no reference is on two sides; or `"row"`, which leaks references, to repeat papers
+            that did so and to measure the effect.
 
     Raises:
         DataError: Unknown `split` or `by`.
     """
-    known_split(split, (*fractions, "all"))
-    if by not in ("reference", "row"):
-        raise DataError(f"by: got {by!r}, expected 'reference' or 'row'")
+    check_choice((*fractions, "all"), error=DataError, split=split)
+    check_choice(("reference", "row"), error=DataError, by=by)
     if split == "all":
         return list(records)
     keys = [record.reference_id if by == "reference" else f"{row:09}" for row, record in enumerate(records)]
@@ -266,23 +285,19 @@ def deal(
     return [record for key, record in zip(keys, records, strict=True) if key in side]
 
 
-def known_split(split: str, splits: Sequence[str]) -> None:
-    """Raise `DataError` if the split is none of those there are."""
-    if split not in splits:
-        raise DataError(f"split: got {split!r}, expected one of {', '.join(splits)}")
-
-
 def _read_text(path: Path) -> list[str]:
     """Lines of a UTF-8 text file (with or without a byte order mark, LF or CRLF, end of the last line optional)."""
     with parsing(path):
         data = path.read_bytes()
     if b"\0" in data or data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path}: is UTF-16 or no text, expected UTF-8: download it again or save it as UTF-8")
+        raise DataError(
+            f"{path}: got UTF-16 or binary data, expected UTF-8 text: download it again or save it as UTF-8"
+        )
     try:
         text = data.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: is no UTF-8: download it again or save it as UTF-8") from error
+        raise DataError(f"{path}, line {line}: is not UTF-8: download it again or save it as UTF-8") from error
     if not text:
         raise DataError(f"{path}: is empty: download it again")
     return text.split("\n")

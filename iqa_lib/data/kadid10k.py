@@ -1,24 +1,21 @@
 """KADID-10k: 81 references with 25 types of distortion at 5 levels, 10,125 distorted images of 512x384.
 
-H. Lin, V. Hosu, D. Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019.
+Label: the column `dmos` is, despite its name, a mean rating from 1 (very annoying) to 5 (imperceptible). Higher is
+better, and the score is the label as is. The column `var` is a variance; it is not used.
 
-Label: the column is called `dmos` but is a mean rating from 1 (very annoying) to 5 (imperceptible): higher is better,
-and it is the score as it stands. The column `var` is a variance; it is not used.
-
-There is no official split: 80/20, see `FRACTIONS`.
+There is no official split: 80/20 by reference.
 """
 
 from pathlib import Path
 
-from iqa_lib.data.base import IQADataset, Label, Pair
+from iqa_lib.data.base import Label, Pair
 from iqa_lib.data.distortions import DISTORTIONS
-from iqa_lib.data.folder import Counts, Folder, Source, deal
+from iqa_lib.data.folder import Counts, Folder, Line, Origin
 
 LABEL = Label("dmos", 1, 5, higher_is_better=True)
-FRACTIONS = {"train": 0.8, "test": 0.2}
-SOURCE = Source(
+ORIGIN = Origin(
     name="kadid10k",
-    title="Lin, Hosu, Saupe: KADID-10k: A Large-scale Artificially Distorted IQA Database, QoMEX 2019",
+    citation="H. Lin, V. Hosu, D. Saupe: KADID-10k: A Large-scale Artificially Distorted IQA Database, QoMEX 2019",
     page="https://database.mmsp-kn.de/kadid-10k-database.html",
     archives=("kadid10k.zip (3.1 GB)",),
     layout="""\
@@ -28,35 +25,23 @@ ROOT/images/I01_01_01.png      image_type_level""",
     terms="freely available to the research community; cite the paper (no formal licence known)",
     parts={"all": ("dmos.csv",)},
     counts={"all": Counts(10_125, references=81, distorted=10_125)},
+    fractions={"all": {"train": 0.8, "test": 0.2}},
     inside=("kadid10k",),
 )
 
 
 def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pair]:
-    """One pair a line of `dmos.csv`; `problems` as in `Folder`."""
-    folder = Folder(root, SOURCE, problems)
-    pairs = []
-    for line in folder.table("dmos.csv", columns=("dist_img", "ref_img", "dmos")):
-        with folder.reporting():
-            distorted, reference, dmos = line.cells
-            name, kind = line.match(r"(i\d\d)_(0[1-9]|1\d|2[0-5])_0[1-5]\.png", distorted, "I01_01_01.png").groups()
-            if reference.lower() != f"{name}.png".lower():
-                raise line.error(f"ref_img: got {reference!r} beside {distorted}, expected {name}.png")
-            folder.unique(line, distorted)
-            score = line.value(dmos, LABEL)
-            pairs.append(
-                Pair(
-                    folder.image(f"images/{reference}"),
-                    folder.image(f"images/{distorted}"),
-                    score,
-                    reference_id=name.upper(),
-                    original=score,
-                    kind=DISTORTIONS[int(kind) - 1].name,
-                )
-            )
-    return folder.complete(pairs)
+    """One pair for each line of `dmos.csv`; `problems` as in `Folder`."""
+    folder = Folder(root, ORIGIN, problems)
+    return folder.read(folder.table("dmos.csv", columns=("dist_img", "ref_img", "dmos")), _pair)
 
 
-def load(root: Path | None, *, split: str = "train", seed: int = 0, by: str = "reference") -> IQADataset:
-    """One side of the split, see `iqa_lib.data.load`; `by` as in `deal`."""
-    return IQADataset(SOURCE.name, split, deal(records(root), split, FRACTIONS, seed, by), LABEL)
+def _pair(folder: Folder, line: Line) -> Pair:
+    distorted, reference, dmos = line.cells
+    name, kind = line.match(r"(i\d\d)_(0[1-9]|1\d|2[0-5])_0[1-5]\.png", distorted, "I01_01_01.png").groups()
+    if reference.lower() != f"{name}.png".lower():
+        raise line.error(f"ref_img: got {reference!r} beside {distorted}, expected {name}.png")
+    folder.unique(line, distorted)
+    score, kind = line.value(dmos, LABEL), DISTORTIONS[int(kind) - 1].name
+    images = (folder.image(f"images/{file}") for file in (reference, distorted))
+    return Pair(*images, score, reference_id=name.upper(), original=score, kind=kind)

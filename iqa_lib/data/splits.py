@@ -5,17 +5,17 @@ from collections.abc import Iterable
 
 
 def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed: int = 0) -> dict[str, list[str]]:
-    """Deal the references out to the sides of a split.
+    """Deal the references to the sides of a split.
 
-    The distinct ids are sorted, then shuffled by `random.Random(seed)`: nothing but ids and seed decides.
+    The distinct ids are sorted, then shuffled by `random.Random(seed)`; nothing else has an influence.
 
     Args:
         reference_ids: Ids, repeats allowed.
         fractions: Share of the references for each side, summing to 1, for example `{"train": 0.8, "test": 0.2}`.
-        seed: The split's number.
+        seed: Number of the split.
 
     Returns:
-        Sorted ids for each side; every id on one side exactly.
+        Sorted ids for each side; every id is on exactly one side.
 
     Raises:
         ValueError: Fractions do not sum to 1, or a side with a share gets no reference.
@@ -29,7 +29,7 @@ def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed
         share += fraction
         end = round(share * len(ids))
         if fraction and end == start:
-            raise ValueError(f"{len(ids)} references are too few for the split {fractions}: side {side!r} gets none")
+            raise ValueError(f"references: got {len(ids)}, expected more for the split {fractions}: {side!r} gets none")
         sides[side] = sorted(ids[start:end])
         start = end
     return sides

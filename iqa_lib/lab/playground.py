@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from iqa_lib import plots
-from iqa_lib.baselines import ms_ssim_maps, preference
+from iqa_lib.baselines import b_is_closer, ms_ssim_maps
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.devices import device_of, to_device
@@ -106,7 +106,7 @@ class Playground:
 
     @torch.inference_mode()
     def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict]:
-        """Every score of a distorted image, the network's last, and its maps as `plots.places` takes them."""
+        """Every score of a distorted image, the network's last, and its maps as `plots.images_and_maps` takes them."""
         pixels = self.images[reference], self.distorted(reference, setting)
         given = images = self._tensors(*pixels)
         if isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn":  # maps of features alone
@@ -131,7 +131,7 @@ class Playground:
         scores, maps = self._seen(reference, setting)
         images = self.images[reference], self.distorted(reference, setting)
         titles = f"reference: {reference}", "distorted: " * bool(setting[1]) + _named(setting)
-        figure = plots.places(dict(zip(titles, images, strict=True)), maps)
+        figure = plots.images_and_maps(dict(zip(titles, images, strict=True)), maps)
         bounds = [f"{metric.low:g} to {metric.high:g}" for metric in self.metrics] + ["no bounds"]
         better = ["higher" if judge.higher_is_better else "lower" for judge in self._judges().values()]
         board = pd.DataFrame({"metric": list(scores), "score": scores.values(), "better": better, "range": bounds})
@@ -160,10 +160,10 @@ class Playground:
         original = self.images[reference]
         images = [self.distorted(reference, setting) for setting in (a, b)]
         titles = f"reference: {reference}", f"A: {_named(a)}", f"B: {_named(b)}"
-        figure = plots.places(dict(zip(titles, (original, *images), strict=True)))
+        figure = plots.images_and_maps(dict(zip(titles, (original, *images), strict=True)))
         scores = [self._seen(reference, setting)[0] for setting in (a, b)]
         rows = [
-            (name, scores[0][name], scores[1][name], float(preference(judge, scores[0][name], scores[1][name])))
+            (name, scores[0][name], scores[1][name], float(b_is_closer(judge, scores[0][name], scores[1][name])))
             for name, judge in self._judges().items()
         ]
         rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *images))) for other in self.others]
@@ -187,7 +187,7 @@ class Playground:
 
 
 def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]]:
-    """Those of a network's maps that have one value a place, as `plots.places` takes them.
+    """Those of a network's maps that have one value a place, as `plots.images_and_maps` takes them.
 
     These are maps of one channel, and attention averaged over heads (and blocks and queries) in units of its mean:
     1 = uniform. Others, such as offsets and vectors, are left out.

@@ -100,7 +100,7 @@ class Metric:
             return Score(self._compute(reference=reference, a=a, b=b), self.meaning)
         scores = self._compute(reference=reference, a=a), self._compute(reference=reference, b=b)
         found = "; ".join(f"{name} {score:.4g}" for name, score in zip("AB", scores, strict=True))
-        return Score(baselines.preference(self, *scores), f"1: B is closer, 0: A is, by {found}, {self.meaning}")
+        return Score(baselines.b_is_closer(self, *scores), f"1: B is closer, 0: A is, by {found}, {self.meaning}")
 
     def _compute(self, **given: ImageLike) -> float:
         images = [as_image(image, name) for name, image in given.items()]

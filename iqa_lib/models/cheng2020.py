@@ -4,30 +4,25 @@ Paper: "Learned Image Compression with Discretized Gaussian Mixture Likelihoods 
 arXiv 2001.01568, https://arxiv.org/abs/2001.01568; its analysis transform g_a without the attention modules. GDN is of
 "Density Modeling of Images Using a Generalized Normalization Transformation", arXiv 1511.06281.
 
-Written anew, so that the library CompressAI is not needed. Its key layout is kept: the weights it released (optimised
-for mean squared error, one file a quality) load as they are, also with `downsample`, its former name of `skip`.
+Written without the library CompressAI, in its key layout: the weights it released (optimised for mean squared error,
+one file a quality) load as they are, also with `downsample`, its former name for `skip`.
 
 1,857,664 parameters with 128 channels (qualities 1 to 3), 4,175,040 with 192 (4 to 6).
 """
 
-import sys
-from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
-from urllib.request import urlopen
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iqa_lib.files import sha256
-from iqa_lib.weights import Weights, WeightsError, load_complete, read_checkpoint
+from iqa_lib.checks import check_choice
+from iqa_lib.weights import find_weights, load_complete, read_checkpoint, renamed
 
 WIDTHS = {1: 128, 2: 128, 3: 128, 4: 192, 5: 192, 6: 192}
 """Channels for each quality: the higher, the more bits the codec spends."""
 
-_URL = "https://compressai.s3.amazonaws.com/models/v1"
-_SHA256 = {1: "dad2ebff", 2: "a29008eb", 3: "e49be189", 4: "98b0b468", 5: "23852949", 6: "4c052b1a"}  # the first digits
-_ONLINE_SECONDS = 5
 _PEDESTAL = 2.0**-36
 
 
@@ -43,7 +38,7 @@ class LowerBound(nn.Module):
 
 
 class NonNegative(nn.Module):
-    """What GDN stores to what it computes with: `max(stored, bound)^2 - pedestal`, at least `minimum`."""
+    """From what GDN stores to what it computes with: `max(stored, bound)^2 - pedestal`, at least `minimum`."""
 
     def __init__(self, minimum: float):
         super().__init__()
@@ -99,23 +94,14 @@ class StridedResidualBlock(nn.Module):
 
 
 class Cheng2020Anchor(nn.Module):
-    """Feature maps of g_a at strides 8 and 16; stands where a frozen `iqa_lib.backbones.Backbone` stands.
+    """Feature maps of g_a at strides 8 and 16; takes the place of a frozen `iqa_lib.backbones.Backbone`.
 
     Args:
         quality: 1 to 6, which of the released codecs.
-        weights: `"auto"` or `"hub"` (torch.hub's cache, or CompressAI's download, the hash checked either way),
-            `"random"`, or the path of a torch file in CompressAI's layout: of the whole codec or of g_a, bare or under
-            `state_dict`. A file is taken to be of the quality that is asked for.
+        weights: See `iqa_lib.weights.find_weights`. A file has CompressAI's layout: of the whole codec or of g_a, bare
+            or under `state_dict`; it must be of this quality.
 
-    Attributes:
-        channels: Channels of each map.
-        strides: Stride of each map in pixels.
-        weights: What was loaded, a `Weights`.
-        frozen: Always true: no gradients, no graph, and `eval()` also after `train()`.
-
-    Raises:
-        ValueError: Unknown quality.
-        WeightsError: The weights are not to be had, or do not fit; never falls back to random ones.
+    Attributes and errors as `Backbone`; `frozen` is always true.
     """
 
     strides = (8, 16)
@@ -123,24 +109,15 @@ class Cheng2020Anchor(nn.Module):
 
     def __init__(self, *, quality: int = 6, weights: str | Path = "auto"):
         super().__init__()
-        if quality not in WIDTHS:
-            raise ValueError(f"quality: got {quality!r}, expected one of {', '.join(map(str, WIDTHS))}")
-        file, self.weights = find_weights(quality, weights)
+        check_choice(WIDTHS, quality=quality)
+        file, self.weights = find_weights(f"cheng2020-anchor-{quality}", weights)
         width = WIDTHS[quality]
         self.channels = (width, width)
-        self.g_a = nn.Sequential(
-            StridedResidualBlock(3, width),
-            ResidualBlock(width),
-            StridedResidualBlock(width, width),
-            ResidualBlock(width),
-            StridedResidualBlock(width, width),
-            ResidualBlock(width),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
-        )
+        pairs = [(StridedResidualBlock(inputs, width), ResidualBlock(width)) for inputs in (3, width, width)]
+        self.g_a = nn.Sequential(*chain(*pairs), nn.Conv2d(width, width, 3, stride=2, padding=1))
         if file:
-            state = read_checkpoint(file, "state_dict")
-            state = {key.replace(".downsample.", ".skip."): x for key, x in state.items() if key.startswith("g_a.")}
-            load_complete(self, state, file)
+            state = renamed(read_checkpoint(file, "state_dict"), [(r"\.downsample\.", ".skip.")])
+            load_complete(self, {key: tensor for key, tensor in state.items() if key.startswith("g_a.")}, file)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Cheng2020Anchor":
@@ -151,52 +128,6 @@ class Cheng2020Anchor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images `(B, 3, H, W)` in [0, 1] to the two maps; a side that is no multiple of the stride is rounded up."""
+        """Images `(B, 3, H, W)` in [0, 1] to the two maps, sides rounded up to whole strides."""
         eighth = self.g_a[:-1](images)  # (B, N, H / 8, W / 8)
         return [eighth, self.g_a[-1](eighth)]  # the last (B, N, H / 16, W / 16)
-
-
-def find_weights(quality: int, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
-    """Find the weights of a quality by the policy that `Cheng2020Anchor` documents.
-
-    Returns:
-        The file (None for random weights) and its description with the SHA-256.
-
-    Raises:
-        WeightsError: They are not to be had; never falls back to random weights.
-    """
-    network = f"cheng2020-anchor-{quality}"
-    if weights == "random":
-        return None, Weights(network, "random")
-    on_hub = weights in ("auto", "hub")
-    file = _hub_file(quality) if on_hub else Path(weights)
-    if not file.is_file():
-        raise WeightsError(f"weights: got {str(weights)!r}, which is no file, expected auto, hub, random or a path")
-    return file, Weights(network, "hub" if on_hub else "file", file.name, sha256(file))
-
-
-def _hub_file(quality: int) -> Path:
-    """The file in torch.hub's cache, fetched if need be, with the hash that its name tells."""
-    name = f"cheng2020-anchor-{quality}-{_SHA256[quality]}.pth.tar"
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    url = f"{_URL}/{name}"
-    ways_out = (
-        f".\nThree ways out: (1) go online once, and it is fetched from {url}, or put that file into {path.parent}; "
-        "(2) give the path of a checkpoint in CompressAI's layout as `weights`; "
-        "(3) say weights='random' if untrained features are what you want."
-    )
-    if not path.is_file():
-        try:
-            urlopen(url, timeout=_ONLINE_SECONDS).close()  # torch.hub alone knows no time-out
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path), _SHA256[quality], progress=sys.stderr.isatty())
-        except (OSError, RuntimeError, HTTPException) as error:
-            raise WeightsError(
-                f"weights of 'cheng2020-anchor-{quality}' are not in the local cache, and their download failed "
-                f"({error}){ways_out}"
-            ) from error
-    if not sha256(path).startswith(_SHA256[quality]):
-        raise WeightsError(
-            f"{path} is cut short or altered (its SHA-256 does not begin with {_SHA256[quality]}): delete it{ways_out}"
-        )
-    return path

@@ -1,4 +1,4 @@
-"""FR+NR: full-reference differences, pretrained and learnt, beside a no-reference look at the distorted image.
+"""FR+NR: full-reference feature differences, pretrained and learnt, plus no-reference features of the distorted image.
 
 Paper: "Can No-reference features help in Full-reference image quality estimation?", arXiv 2203.00845,
 https://arxiv.org/abs/2203.00845. No code was released. With `phi_s` an encoder's map on scale s (strides 2, 4, 8, 16):
@@ -7,25 +7,24 @@ https://arxiv.org/abs/2203.00845. No code was released. With `phi_s` an encoder'
     f_s = GAP(phi_s(distorted))                         NR: another learnt one
     score = FC([d_FRP, d_FRNP, f_NR])                   three layers
 
-The mean over positions comes after the absolute value. The paper's final model has Inception-v3 in all three branches;
-its Table 2 (branches) has VGG16.
+The paper's final model has Inception-v3 in all three branches; its Table 2 (branches) has VGG16.
 
 What the paper leaves open was decided here and cannot be checked against the authors:
 
 - Taps: the last maps of each stride. VGG16 (without BatchNorm): the ReLU before each of pools 2 to 5, 128 to 512
   channels; `vgg_taps="post_pool"` is the other reading, the outputs of pools 1 to 4, 64 to 512 channels. ResNet50: the
-  stem's ReLU, then stages 1 to 3. Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, Mixed_6e, whose convolutions without
-  padding make maps a little smaller than H / stride; its auxiliary head is not built.
-- Weights: torchvision's first ImageNet weights for all three networks (timm's `tv_in1k`). Images are normalised by
-  the statistics that belong to them (Inception-v3: 0.5 and 0.5), in all branches alike.
-- Frozen means the BatchNorm statistics too; `freeze_backbone=False` fine-tunes.
-- The learnt encoders are built like the frozen one and start from timm's random initialisation of that network. FRNP
-  sees references and distorted images as one batch, so that BatchNorm treats both alike.
-- Features are pooled as they come: no normalisation, no weights of channels or scales.
+  stem's ReLU, then stages 1 to 3. Inception-v3: Conv2d_2b, Conv2d_4a, Mixed_5d, Mixed_6e, whose unpadded convolutions
+  make maps a little smaller than H / stride; its auxiliary head is not built.
+- Weights: torchvision's first ImageNet weights (timm's `tv_in1k`), whose statistics normalise the images in all
+  branches (Inception-v3: 0.5 and 0.5).
+- Frozen includes the BatchNorm statistics; `freeze_backbone=False` fine-tunes.
+- The learnt encoders have the frozen one's architecture and timm's random initialisation. FRNP sees references and
+  distorted images as one batch, so that BatchNorm treats both alike.
+- Features are pooled as they are: no normalisation, no weights for channels or scales.
 - Head: 512, 128 and 1 wide, ReLU between, no dropout; linear output on the labels' own scale.
 - Images keep their size: no crop, and no resizing to Inception's 299.
 
-Schedule, epochs and the split are equally open; they are the notebook's parameters.
+Schedule, epochs and split are not stated, either; they are the notebook's parameters.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,12 +36,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone, taps_at
+from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
 
 BRANCHES = ("frp", "frnp", "nr")
 VGG_TAPS = ("pre_pool", "post_pool")
 STRIDES = (2, 4, 8, 16)
+
+
+def differences(reference: Iterable[Tensor], distorted: Iterable[Tensor]) -> list[Tensor]:
+    """`|phi_s(distorted) - phi_s(reference)|`, of maps `(B, C_s, h_s, w_s)` on each scale."""
+    return [(d - r).abs() for r, d in zip(reference, distorted, strict=True)]
+
+
+def global_average(scales: Iterable[Tensor]) -> Tensor:
+    """GAP: the mean over positions of maps `(B, C_s, h_s, w_s)`, the scales concatenated, `(B, C)`."""
+    return torch.cat([scale.mean(dim=(2, 3)) for scale in scales], dim=1)
 
 
 class PostPool(Backbone):
@@ -57,7 +67,7 @@ class PostPool(Backbone):
 
 
 class Head(nn.Module):
-    """From the pooled vector to the score: linear layers, each but the last followed by ReLU and dropout."""
+    """The FC layers from pooled vector to score, each but the last followed by ReLU and dropout."""
 
     def __init__(self, width: int, hidden: Sequence[int], dropout: float = 0.0):
         super().__init__()
@@ -72,11 +82,11 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def contributions(self, vector: Tensor) -> Tensor:
-        """What each number of the vector adds to the score of the zero vector, `(B, D)`.
+        """What each element of the vector adds to the score of the zero vector, `(B, D)`.
 
         They sum to `head(vector) - head(0)` in eval mode, up to rounding. This is DeepLIFT's rescale rule (arXiv
-        1704.02685) from the zero vector: a ReLU passes the mean slope between its input there and its input here. With
-        one hidden layer that is integrated gradients.
+        1704.02685) with the zero vector as baseline: a ReLU passes its mean slope between the two inputs. With one
+        hidden layer these are integrated gradients.
         """
         zero, here, slopes = torch.zeros_like(vector), vector, []
         for layer in self.hidden:
@@ -96,9 +106,9 @@ class FRNR(nn.Module):
 
     Args:
         backbone: Full timm tag of a CNN.
-        weights: Of the frozen branch, see `iqa_lib.backbones.Backbone`; the learnt branches start random.
-        branches: Which of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. One named twice has one encoder and
-            its features twice: `("frp", "frp")` is the control for the head's size.
+        weights: Of the pretrained branch, see `iqa_lib.backbones.Backbone`; the learnt branches start random.
+        branches: Any of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. A repeated branch has one encoder and
+            its features twice: `("frp", "frp")` controls for the head's size.
         taps: Indices of the encoder's stages; by default those with strides 2, 4, 8, 16.
         vgg_taps: `"pre_pool"` or `"post_pool"`, see the module's docstring.
         freeze_backbone: Train nothing of the pretrained branch.
@@ -107,18 +117,16 @@ class FRNR(nn.Module):
 
     Attributes:
         backbone: The pretrained branch's encoder; None without that branch.
-        channels: Channels of each scale.
-        width: Length D of the head's vector: the scales' channels, for each branch.
-        min_size: What the sides of images must have at least: 32, or 43 for Inception-v3.
+        channels: Channels of each scale; for each branch they add up to `width`, the length D of the head's vector.
+        min_size: Smallest side of images: 32, or 43 for Inception-v3.
 
-    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1] and returns the score `(B,)`, on the scale of
-    the labels it was trained on. With `return_maps=True` also a dict: for each branch and scale the mean over channels
-    of what is pooled, `frp_1..frp_4`, `frnp_1..4`, `nr_1..4` `(B, 1, h_i, w_i)`, and `frp_vector`, `frnp_vector`,
-    `nr_vector` `(B, C)`.
+    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1] and returns scores `(B,)` on the scale of the
+    training labels: higher is better. With `return_maps=True` also a dict: for each branch and scale the mean over
+    channels of what is pooled, `frp_1..frp_4`, `frnp_1..4`, `nr_1..4` `(B, 1, h_i, w_i)`, and `frp_vector`,
+    `frnp_vector`, `nr_vector` `(B, C)`.
 
-    Where only a frozen branch looks at the images, all it has to say about a pair is the vector of `pooled`:
-    `model(vector)` goes on from there, so that training can start from vectors computed once. With that branch alone
-    either image can also be what `extract` made of it.
+    `model(vector)` continues from the vector of `pooled`: with a frozen branch alone, training can start from vectors
+    computed once. With that branch alone, either image can also be what `extract` returns for it.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -140,26 +148,19 @@ class FRNR(nn.Module):
     ):
         super().__init__()
         if not branches or not set(branches) <= set(BRANCHES):
-            raise ValueError(f"branches: got {branches!r}, expected one or more of {BRANCHES}")
-        if vgg_taps not in VGG_TAPS:
-            raise ValueError(f"vgg_taps: got {vgg_taps!r}, expected one of {VGG_TAPS}")
+            raise ValueError(f"branches: got {branches!r}, expected one or more of {', '.join(map(repr, BRANCHES))}")
+        check_choice(VGG_TAPS, vgg_taps=vgg_taps)
         post_pool = vgg_taps == "post_pool"
         if post_pool and not backbone.startswith("vgg"):
-            raise ValueError(f"vgg_taps: got {vgg_taps!r} with backbone {backbone!r}, expected a VGG with it")
+            raise ValueError(f"vgg_taps: got {vgg_taps!r} with backbone {backbone!r}, expected a VGG: use 'pre_pool'")
         self.branches = tuple(branches)
         self.min_size = 43 if backbone.startswith("inception_v3") else 32
         if taps is None:
             taps = taps_at(backbone, [stride // 2 if post_pool else stride for stride in STRIDES])
-        kind, taps = PostPool if post_pool else Backbone, tuple(taps)
-        self.encoders = nn.ModuleDict()
+        kind, taps, self.encoders = PostPool if post_pool else Backbone, tuple(taps), nn.ModuleDict()
         for branch in dict.fromkeys(branches):
-            pretrained = branch == "frp"
-            self.encoders[branch] = kind(
-                backbone,
-                taps=taps,
-                weights=weights if pretrained else "random",
-                frozen=freeze_backbone and pretrained,
-            )
+            options = dict(weights=weights, frozen=freeze_backbone) if branch == "frp" else dict(weights="random")
+            self.encoders[branch] = kind(backbone, taps=taps, **options)
         self.channels = self.encoders[branches[0]].channels
         self.width = len(branches) * sum(self.channels)
         self.head = Head(self.width, hidden, dropout)
@@ -174,21 +175,19 @@ class FRNR(nn.Module):
     def extract(self, images: Tensor) -> list[Tensor]:
         """The pretrained branch's four maps of images `(B, 3, H, W)`."""
         if self.backbone is None:
-            raise ValueError(f"branches are {self.branches}, expected 'frp' among them, for its features")
+            raise ValueError(f"branches: got {self.branches}, expected 'frp' among them, whose features these are")
         return self.backbone(images)
 
     def pooled(self, reference, distorted, *, return_maps: bool = False):
-        """All branches' vectors, joined, `(B, D)`; with `return_maps=True` also the maps of `model(...)`."""
+        """All branches' vectors, concatenated, `(B, D)`; with `return_maps=True` also the maps of `model(...)`."""
         images = [x for x in (reference, distorted) if not isinstance(x, list | tuple)]
         if len(images) < 2 and set(self.branches) != {"frp"}:
-            raise ValueError(
-                f"features came in place of images with branches {self.branches}, expected only 'frp' then"
-            )
+            raise ValueError(f"images: got features with branches {self.branches}, expected images, or 'frp' alone")
         check_images(*images, min_size=self.min_size)
         vectors, maps = {}, {}
         for branch in self.encoders:
             scales = self._scales(branch, reference, distorted)  # 4 x (B, C_i, h_i, w_i)
-            vectors[branch] = torch.cat([scale.mean(dim=(2, 3)) for scale in scales], dim=1)  # (B, C)
+            vectors[branch] = global_average(scales)  # (B, C)
             if return_maps:
                 maps |= {f"{branch}_{i}": scale.mean(dim=1, keepdim=True) for i, scale in enumerate(scales, start=1)}
                 maps[f"{branch}_vector"] = vectors[branch]
@@ -197,7 +196,12 @@ class FRNR(nn.Module):
 
     def forward(self, reference, distorted=None, *, return_maps: bool = False):
         if distorted is None:
-            self._check_vector(reference, return_maps)
+            shape = tuple(getattr(reference, "shape", ()))
+            if return_maps or len(shape) != 2 or shape[1] != self.width:
+                raise ValueError(
+                    f"model(vector): got shape {shape} and return_maps={return_maps}, expected what `pooled` returns, "
+                    f"(B, {self.width}), without maps; or reference and distorted"
+                )
             return self.head(reference)
         if not return_maps:
             return self.head(self.pooled(reference, distorted))
@@ -205,19 +209,19 @@ class FRNR(nn.Module):
         return self.head(vector), maps
 
     def contributions(self, reference, distorted) -> Tensor:
-        """What each branch on each scale adds to the score, `(B, branches, scales)`, in the order of `branches`.
+        """What each branch adds to the score on each scale, `(B, branches, scales)`, in the order of `branches`.
 
-        Over both they sum to the score less that of the zero vector, `head(0)`: see `Head.contributions`.
+        They sum to the score minus that of the zero vector, `head(0)`: see `Head.contributions`.
         """
         parts = self.split(self.head.contributions(self.pooled(reference, distorted)))
         return torch.stack([torch.stack([scale.sum(dim=1) for scale in branch], dim=1) for branch in parts], dim=1)
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, ...]]:
-        """A vector `(B, D)`, or its contributions, taken apart: for each branch its scales `(B, C_i)`."""
+        """A vector `(B, D)`, or its contributions, split: for each branch its scales `(B, C_i)`."""
         return [branch.split(self.channels, dim=1) for branch in vector.chunk(len(self.branches), dim=1)]
 
     def _scales(self, branch: str, reference, distorted) -> list[Tensor]:
-        """What a branch pools on each scale: absolute differences, or activations of the distorted images."""
+        """What a branch pools on each scale: absolute differences, or the distorted images' activations."""
         if branch == "nr":
             return self.encoders[branch](distorted)
         if isinstance(reference, Tensor) and isinstance(distorted, Tensor):
@@ -225,12 +229,4 @@ class FRNR(nn.Module):
             reference, distorted = zip(*(scale.chunk(2) for scale in maps), strict=True)
         else:
             reference, distorted = (self.extract(x) if isinstance(x, Tensor) else x for x in (reference, distorted))
-        return [(d - r).abs() for d, r in zip(distorted, reference, strict=True)]
-
-    def _check_vector(self, vector: Tensor, return_maps: bool) -> None:
-        shape = tuple(getattr(vector, "shape", ()))
-        if return_maps or len(shape) != 2 or shape[1] != self.width:
-            raise ValueError(
-                f"one argument came, of shape {shape}, with return_maps={return_maps}, expected reference and distorted, "
-                f"or what `pooled` made of them, (B, {self.width}), without maps"
-            )
+        return differences(reference, distorted)

@@ -1,23 +1,24 @@
 """IQA-TMFM: which of two distorted images is closer to the reference, by transformers and a fusion of metrics.
 
 Paper: "Image Quality Assessment with Transformers and Multi-Metric Fusion Modules", CVPRW (CLIC) 2022. Code released
-by the authors: JiangWeibeta/IQA-TMFM, without weights. The file follows the paper: frozen features, nonlinear residual
-module (NRM), one encoder and decoder per scale, aggregation over crops, multi-metric fusion module (MFM).
+by the authors: JiangWeibeta/IQA-TMFM, without weights. In the paper's order: frozen features, nonlinear residual module
+(NRM), one encoder and decoder per scale, mean over crops, multi-metric fusion module (MFM).
 
 Where paper and released code differ, `preset` chooses:
 
-- decoder: the paper feeds it the reference's features, to stress the reference. The released code masks its
-  self-attention causally, and reads token 0 alone, which then sees nothing but itself: the reference stream has exactly
+- decoder: the paper feeds it the reference's features, to emphasise the reference. The released code masks its
+  self-attention causally and reads only token 0, which then sees nothing but itself: the reference stream has exactly
   no influence, and 338,176 parameters never learn. `preset="paper"` has no mask, `"official_code"` the causal one.
-- fusion: absent from the released code. Its inputs, their order and standardisation are decided here (`FusedIQATMFM`).
-- the released code averages groups of 4 crops only; here any number.
-- images are normalised to [-1, 1] as in the code (the paper is silent), although the backbone was trained with ImageNet's
-  statistics; `norm="imagenet"` gives those.
 
-Only token 0 leaves the decoder, so its last layer computes no other: the same numbers for less.
+Decided here:
+
+- the released code has no fusion: its inputs, their order and standardisation are ours (`FusedIQATMFM`).
+- the released code averages groups of 4 crops only; here any number.
+- images are normalised to [-1, 1] as in the code (the paper does not say), although the backbone was trained with
+  ImageNet's statistics; `norm="imagenet"` uses those.
+- only token 0 leaves the decoder, so its last layer computes no other: the same numbers at less cost.
 """
 
-import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,20 +32,20 @@ from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
 from iqa_lib.models.cheng2020 import Cheng2020Anchor
 from iqa_lib.models.rebuild import keeps_options
-from iqa_lib.weights import load_complete, read_checkpoint
+from iqa_lib.weights import load_complete, read_checkpoint, renamed
 
-PRESETS = ("paper", "official_code")
+PRESETS = {"paper": {"decoder_mask": "none"}, "official_code": {"decoder_mask": "causal"}}
 RESIDUALS = ("nonlinear", "subtract")
 DECODER_MASKS = ("none", "causal")
 METRIC_INPUTS = ("pair", "difference")
 ACTIVATIONS = ("relu", "gelu")
 CODECS = tuple(f"cheng2020_anchor.q{quality}" for quality in range(1, 7))
 METRICS = ("lpips-alex", "lpips-vgg", "lpips-squeeze", "dists", "psnr", "ms-ssim", "gmsd", "vifp")
-"""The metrics that Table 1 and the paper's figure name, as `iqa_lib.baselines` calls them: what the MFM takes."""
+"""The inputs of the MFM: the metrics that Table 1 and the paper's figure name, as `iqa_lib.baselines` calls them."""
 
 
 class NonlinearResidual(nn.Module):
-    """How the features of a distorted image differ from the reference's: `r_X = GELU(Conv1x1(cat[f_X, f_R]))`."""
+    """The NRM, a learnt difference of features: `r_X = GELU(Conv1x1(cat[f_X, f_R]))`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -73,7 +74,7 @@ class Attention(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor, *, causal: bool = False) -> Tensor:
         q, k, v = self._split(self.query(queries)), self._split(self.key(tokens)), self._split(self.value(tokens))
-        if tokens.shape[1] == 1:  # nothing to choose from: written out, so that no rounding gives Q and K a gradient
+        if tokens.shape[1] == 1:  # the softmax is constant: written out, so that rounding gives Q and K no gradient
             mixed = self.dropout((q @ k.mT).softmax(dim=-1)) @ v
         else:
             dropout = self.dropout.p if self.training else 0.0
@@ -81,7 +82,7 @@ class Attention(nn.Module):
         return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))  # (B, Q, dim)
 
     def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Where the queries look: `(B, heads, queries, tokens)`, each row sums to 1."""
+        """Attention weights `(B, heads, queries, tokens)`; each row sums to 1."""
         q, k = self._split(self.query(queries)), self._split(self.key(tokens))
         return (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)
 
@@ -109,7 +110,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm: self-attention, attention to the encoder's tokens, FFN."""
+    """Post-norm: self-attention, attention to the encoder's tokens (`memory`), FFN."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, dropout: float, causal: bool):
         super().__init__()
@@ -120,12 +121,12 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-2) for _ in range(3))
 
     def forward(self, x: Tensor, memory: Tensor, read: int | None) -> tuple[Tensor, Tensor]:
-        """The first `read` tokens of the layer's output (None: all), and those that asked the encoder's."""
-        queries = x[:, :read]
-        seen = queries if self.causal else x  # causally, no token sees those behind it
-        asking = self.norm1(queries + self.attention(queries, seen, causal=self.causal))
-        x = self.norm2(asking + self.cross(asking, memory))
-        return self.norm3(x + self.ffn(x)), asking  # (B, read, dim) both
+        """The first `read` tokens of the output (None: all), and the queries of the attention to `memory`."""
+        first = x[:, :read]
+        seen = first if self.causal else x  # causally, no token sees the ones after it
+        queries = self.norm1(first + self.attention(first, seen, causal=self.causal))
+        x = self.norm2(queries + self.cross(queries, memory))
+        return self.norm3(x + self.ffn(x)), queries  # (B, read, dim) both
 
 
 class Tokens(nn.Module):
@@ -147,25 +148,13 @@ class Tokens(nn.Module):
 class ScaleTransformer(nn.Module):
     """One scale's transformer: encoder over the pair of residuals, decoder over the reference, logit from token 0."""
 
-    def __init__(
-        self,
-        channels: int,
-        positions: int,
-        *,
-        dim: int,
-        heads: int,
-        head_dim: int,
-        hidden: int,
-        layers: int,
-        dropout: float,
-        causal: bool,
-    ):
+    def __init__(self, channels: int, positions: int, *, layers: int, causal: bool, dim: int, dropout: float, **sizes):
         super().__init__()
-        sizes = dim, heads, head_dim, hidden, dropout
+        sizes |= dict(dim=dim, dropout=dropout)
         self.residual_tokens = Tokens(2 * channels, positions, dim, dropout)
         self.reference_tokens = Tokens(channels, positions, dim, dropout)
-        self.encoder = nn.ModuleList(EncoderLayer(*sizes) for _ in range(layers))
-        self.decoder = nn.ModuleList(DecoderLayer(*sizes, causal) for _ in range(layers))
+        self.encoder = nn.ModuleList(EncoderLayer(**sizes) for _ in range(layers))
+        self.decoder = nn.ModuleList(DecoderLayer(**sizes, causal=causal) for _ in range(layers))
         self.head = nn.Sequential(nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, 1, bias=False))
 
     def forward(self, residuals: Tensor, reference: Tensor, *, return_maps: bool = False):
@@ -174,11 +163,11 @@ class ScaleTransformer(nn.Module):
             memory = layer(memory)  # (B, N + 1, dim)
         x = self.reference_tokens(reference)
         for layer in self.decoder:
-            x, asking = layer(x, memory, read=1 if layer is self.decoder[-1] else None)
+            x, queries = layer(x, memory, read=1 if layer is self.decoder[-1] else None)
         logit = self.head(x[:, 0]).squeeze(1)  # (B,)
         if not return_maps:
             return logit
-        attention = self.decoder[-1].cross.weights(asking, memory)[:, :, 0, 1:]  # (B, heads, N)
+        attention = self.decoder[-1].cross.weights(queries, memory)[:, :, 0, 1:]  # (B, heads, N)
         return logit, attention.unflatten(2, residuals.shape[-2:])
 
 
@@ -189,27 +178,23 @@ class IQATMFM(nn.Module):
     Args:
         preset: `"paper"` or `"official_code"`, see the module's docstring.
         backbone: Full timm tag, tapped at strides 8 and 16 and cut there, always frozen; or Table 2's
-            `"cheng2020_anchor.q6"`, the analysis transform of a learnt codec at quality 1 to 6.
-        weights: Of the backbone, see `iqa_lib.backbones.Backbone` and `iqa_lib.models.cheng2020.Cheng2020Anchor`.
-        norm: See `Backbone`; a codec takes [0, 1] as it is.
-        crop: Side of the square crops in pixels, a multiple of 16: it fixes the tables of positions.
+            `"cheng2020_anchor.q6"`, the analysis transform of a learnt codec (quality 1 to 6).
+        weights: See `iqa_lib.backbones.Backbone` and `iqa_lib.models.cheng2020.Cheng2020Anchor`.
+        norm: See `Backbone`; the codec's input is [0, 1], not normalised.
+        crop: Side of the square crops in pixels, a multiple of 16; it sets the size of the position tables.
         residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
-        decoder_mask: `"none"` or `"causal"`; None leaves it to the preset.
-        dim: Width of the tokens.
-        heads: Of each attention.
-        head_dim: Width of a head.
-        hidden: Width of the feed-forward layers.
+        decoder_mask: `"none"` or `"causal"`; None: as the preset says.
+        dim, hidden: Width of the tokens, and of the feed-forward layers.
+        heads, head_dim: Of each attention.
         layers: Of encoder and of decoder.
         dropout: Of embeddings, attention weights, attention and feed-forward outputs.
 
     `model(reference, a, b)` takes crops `(B, 3, S, S)` in [0, 1], or `(B, n, 3, S, S)`: n crops of a triplet, whose
-    logits are averaged; or for each of the three what `extract` made of it. It returns the logit `(B,)` that **B** is
-    the closer one, the mean over crops and the two scales. With `return_maps=True` also a dict, each tensor with a
-    row a crop: `attention_2x`, `attention_3x` `(B * n, heads, h, w)`, where the token that is read looks among the
-    pair's residuals (with the class token's own share the heads' weights sum to 1); `residual_a_2x` ... `residual_b_3x`
-    `(B * n, C, h, w)`; `logit_2x`, `logit_3x` `(B * n,)`.
-
-    Swapping A and B does not give the opposite logit exactly: the paper's network is not built symmetrically.
+    logits are averaged; or what `extract` returns for each of the three. It returns the logit `(B,)` that **B** is
+    closer, the mean over crops and both scales. With `return_maps=True` also a dict with one row per crop:
+    `attention_2x`, `attention_3x` `(B * n, heads, h, w)`, the output token's attention to the pair's residuals (with
+    the class token's share each head sums to 1); `residual_a_2x` ... `residual_b_3x` `(B * n, C, h, w)`; `logit_2x`,
+    `logit_3x` `(B * n,)`. Swapping A and B does not exactly negate the logit: the paper's network is not symmetric.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -235,40 +220,26 @@ class IQATMFM(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        decoder_mask = decoder_mask or ("causal" if preset == "official_code" else "none")
         check_choice(PRESETS, preset=preset)
+        decoder_mask = decoder_mask or PRESETS[preset]["decoder_mask"]
         check_choice(RESIDUALS, residual=residual)
         check_choice(DECODER_MASKS, decoder_mask=decoder_mask)
         if crop < 16 or crop % 16:
-            raise ValueError(f"crop: got {crop}, expected a multiple of 16: the deepest map has stride 16")
-        self.crop = crop
+            raise ValueError(f"crop: got {crop}, expected a multiple of 16, the deepest map's stride")
+        self.crop = self.min_size = crop
         if backbone in CODECS:
             self.backbone = Cheng2020Anchor(quality=CODECS.index(backbone) + 1, weights=weights)
         else:
             taps = taps_at(backbone, (8, 16))
             self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=True, norm=norm)
         channels = self.backbone.channels
-        self.residual = nn.ModuleList(
-            NonlinearResidual(c) if residual == "nonlinear" else Subtraction() for c in channels
-        )
+        nonlinear = residual == "nonlinear"
+        self.residual = nn.ModuleList(NonlinearResidual(c) if nonlinear else Subtraction() for c in channels)
+        sizes = dict(dim=dim, heads=heads, head_dim=head_dim, hidden=hidden, layers=layers, dropout=dropout)
         self.transformers = nn.ModuleList(
-            ScaleTransformer(
-                c,
-                (crop // stride) ** 2,
-                dim=dim,
-                heads=heads,
-                head_dim=head_dim,
-                hidden=hidden,
-                layers=layers,
-                dropout=dropout,
-                causal=decoder_mask == "causal",
-            )
+            ScaleTransformer(c, (crop // stride) ** 2, causal=decoder_mask == "causal", **sizes)
             for c, stride in zip(channels, self.backbone.strides, strict=True)
         )
-
-    @property
-    def min_size(self) -> int:
-        return self.crop
 
     def extract(self, images: Tensor) -> list[Tensor]:
         """The backbone's maps at strides 8 and 16 of crops `(B, 3, S, S)`."""
@@ -291,65 +262,52 @@ class IQATMFM(nn.Module):
         return (logit, maps) if return_maps else logit
 
     def _features(self, *images: Tensor) -> list[list[Tensor]]:
-        """Each image's maps; the three go through the backbone as one batch."""
+        """Each image's maps, from one batch of all three."""
         if len({image.shape for image in images}) > 1:
-            raise ValueError(f"crops: got unequal shapes {[tuple(p.shape) for p in images]}, expected one shape")
+            raise ValueError(f"crops: got unequal shapes {[tuple(x.shape) for x in images]}, expected one shape")
         crops = [image.flatten(0, 1) if image.ndim == 5 else image for image in images]
         check_images(*crops)
-        if crops[0].shape[-2:] != (self.crop, self.crop):
-            height, width = crops[0].shape[-2:]
-            raise ValueError(
-                f"crops came {height}x{width}; this network was built for {self.crop}x{self.crop}: cut the images "
-                f"by iqa_lib.views.Crops, or build it with another crop"
-            )
+        height, width = crops[0].shape[-2:]
+        if (height, width) != (self.crop, self.crop):
+            todo = "cut the images with iqa_lib.views.Crops, or pass another `crop` to the constructor"
+            raise ValueError(f"crops: got {height}x{width}, expected {self.crop}x{self.crop}: {todo}")
         return list(zip(*(scale.chunk(3) for scale in self.extract(torch.cat(crops))), strict=True))
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "IQATMFM":
-        """The network with the head that the authors' training code saved (`checkpoint_*.pth.tar`).
+        """The network with the head that the authors' code saved (`checkpoint_*.pth.tar`), or of a bare state dict.
 
-        Args:
-            path: Their file, or a bare state dict saved by torch. The backbone is not in it.
-            **options: Of the constructor; to run it as the authors did, `preset="official_code"`.
+        The file does not hold the backbone. `preset="official_code"` runs the head as the authors did.
 
         Raises:
-            WeightsError: The file cannot be read, or lacks or misfits a tensor; the message names it.
+            WeightsError: The file cannot be read, or a tensor is missing or does not fit; the message names it.
         """
         model = cls(**options)
-        state = {
-            _own_key(key): tensor.squeeze(-1)
-            if tensor.ndim == 3 and ".pos_ffn." in key
-            else tensor  # their FFN is two Conv1d of width 1
-            for key, tensor in read_checkpoint(path, "state_dict").items()
-        }
+        state = renamed(read_checkpoint(path, "state_dict"), AUTHOR_KEYS)
+        conv1d = [key for key, tensor in state.items() if ".ffn." in key and tensor.ndim == 3]
+        state |= {key: state[key].squeeze(-1) for key in conv1d}
         load_complete(model, state, path, absent=("backbone.",))
         return model
 
 
 class MetricFusion(nn.Module):
-    """The multi-metric fusion module: an MLP of seven hidden layers over the standardised logit and metrics.
+    """The MFM: an MLP on the standardised logit and metrics, with `activation` `"relu"` or `"gelu"`.
 
-    Args:
-        inputs: Numbers that go in.
-        hidden: Widths of the hidden layers.
-        activation: `"relu"` or `"gelu"`.
-
-    `fusion(inputs)` takes `(B, inputs)` and returns the fused logit `(B,)` that B is the closer one.
+    `fusion(inputs)` takes `(B, inputs)` and returns the fused logit `(B,)` that **B** is closer.
     """
 
     def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (192, 64, 64, 32, 16, 8, 4), activation: str = "relu"):
         super().__init__()
         check_choice(ACTIVATIONS, activation=activation)
-        widths = inputs, *hidden
-        layers = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU() if activation == "relu" else nn.GELU()]
-        self.mlp = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
+        between, layers = nn.ReLU if activation == "relu" else nn.GELU, []
+        for widths in pairwise((inputs, *hidden)):
+            layers += [nn.Linear(*widths), between()]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
 
     def standardise_by(self, inputs: Tensor) -> None:
-        """Take mean and standard deviation from the training split's inputs `(N, inputs)`."""
+        """Standardise by the mean and deviation of the training split's inputs `(N, inputs)`."""
         self.mean.copy_(inputs.mean(0))
         std = inputs.std(0)
         self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
@@ -365,12 +323,12 @@ class FusedIQATMFM(nn.Module):
     Args:
         network: Trained in the first stage.
         metrics: Number of metrics.
-        metric_input: `"pair"`: m(R, A) and m(R, B) of each; `"difference"`: m(R, B) - m(R, A).
+        metric_input: For each metric m, `"pair"`: m(R, A) and m(R, B); `"difference"`: m(R, B) - m(R, A).
         activation: See `MetricFusion`.
-        freeze_network: Train the fusion alone.
+        freeze_network: Train only the fusion.
 
-    `model(reference, a, b, metrics)` takes the images as `IQATMFM` does, and `metrics` `(B, m, 2)`: each metric's
-    score of A and of B in its own unit; it returns the fused logit `(B,)` that B is the closer one.
+    `model(reference, a, b, metrics)` takes images as `IQATMFM` does, and `metrics` `(B, m, 2)`, each metric's scores
+    of A and B in its own unit; it returns the fused logit `(B,)` that B is closer.
     """
 
     def __init__(
@@ -384,9 +342,8 @@ class FusedIQATMFM(nn.Module):
     ):
         super().__init__()
         check_choice(METRIC_INPUTS, metric_input=metric_input)
-        self.network, self.metric_input = network, metric_input
+        self.network, self.metric_input, self.freeze_network = network, metric_input, freeze_network
         self.fusion = MetricFusion(1 + metrics * (2 if metric_input == "pair" else 1), activation=activation)
-        self.freeze_network = freeze_network
         if freeze_network:
             network.requires_grad_(False)
 
@@ -407,25 +364,25 @@ class FusedIQATMFM(nn.Module):
 
     @torch.no_grad()
     def fuse(self, logit: Tensor, metrics: Tensor) -> Tensor:
-        """Fused logits `(N,)`, on the CPU, from logits `(N,)` that the network has given and metrics `(N, m, 2)`."""
+        """Fused logits `(N,)`, on the CPU, from the network's logits `(N,)` and metrics `(N, m, 2)`."""
         return self.fusion(self.inputs(logit, metrics).to(self.fusion.mean.device)).cpu()
 
 
 def tree_fusion(inputs: Tensor, p_b: Tensor, *, seed: int = 0) -> HistGradientBoostingClassifier:
-    """The paper's other fuser, a decision tree (boosted here, since which one it was is not told).
+    """The paper's other fusion, a decision tree; boosted here, since the paper does not state its kind.
 
     Args:
         inputs: `FusedIQATMFM.inputs` of the training split, `(N, inputs)`.
-        p_b: Labels `(N,)`; shares count as B from one half.
+        p_b: Labels `(N,)`; shares of one half or more count as B.
         seed: Of the trees.
 
     Returns:
-        A classifier; `predict_proba(inputs)[:, 1]` is the probability that B is the closer one.
+        A classifier; `predict_proba(inputs)[:, 1]` is the probability that B is closer.
     """
     return HistGradientBoostingClassifier(random_state=seed).fit(inputs.numpy(), (p_b >= 0.5).numpy())
 
 
-_AUTHOR_KEYS = (
+AUTHOR_KEYS = (
     (r"^res_conv([23])x\.(\w+\.)?(weight|bias)$", r"residual.\1.conv.\3"),
     (r"^discrinimator([23])x\.", r"transformers.\1."),
     (r"\.conv_enc\.", ".residual_tokens.projection."),
@@ -447,10 +404,4 @@ _AUTHOR_KEYS = (
     (r"^(residual|transformers)\.2\.", r"\1.0."),
     (r"^(residual|transformers)\.3\.", r"\1.1."),
 )
-"""From the authors' names to ours, in this order; their scales are called 2x and 3x."""
-
-
-def _own_key(key: str) -> str:
-    for pattern, name in _AUTHOR_KEYS:
-        key = re.sub(pattern, name, key)
-    return key
+"""From the authors' names to ours, applied in this order; their scales are called 2x and 3x."""

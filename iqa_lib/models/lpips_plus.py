@@ -1,12 +1,14 @@
-"""LPIPS+: LPIPS whose places count by what the reference shows there.
+"""LPIPS+: LPIPS weighted in space by what the reference shows.
 
 Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
 https://arxiv.org/abs/2308.03060, equation 1. Networks, linear layers and their weights are the `lpips` package's.
 
 Nothing is trained. The semantic weight is the reference's feature map before it is normalised, resized bilinearly to
-each layer; equation 1 sums over its channels above and below the line, so their sum is resized here, once a layer.
+each layer; equation 1 sums over its channels in numerator and denominator, so their mean is resized here, once a layer.
 """
 
+import warnings
+from functools import partial
 from pathlib import Path
 
 import lpips
@@ -14,11 +16,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iqa_lib.baselines import BASELINES, load_network
+from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
+from iqa_lib.weights import load_pretrained
 
-NETS = ("alex", "vgg", "squeeze")
+LIMITS = {"alex": (31, 24_000_000), "vgg": (16, 2_500_000), "squeeze": (17, 8_000_000)}
+"""The shortest side that each network takes, and the most pixels within 8 GiB."""
+NETS = tuple(LIMITS)
+
+
+def build_lpips(net: str) -> lpips.LPIPS:
+    """The package's own network: its linear layers on a backbone of random weights."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="torchvision")  # lpips uses an old form of torchvision's arguments
+        return lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
 
 
 @keeps_options
@@ -31,37 +43,30 @@ class LPIPSPlus(nn.Module):
     Args:
         net: `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7).
         semantic_layer: The layer i, counted from 0; None is plain LPIPS, the unweighted mean.
-        weights: `"auto"` (torch.hub's cache, or fetched into it), `"random"`, or the path of a file with the complete
-            network or with torchvision's backbone.
+        weights: See `iqa_lib.weights.load_pretrained`.
 
-    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or for both what `extract` made of them, and
-    returns distances `(B,)`: lower is better, 0 for equal images. The reference comes first, as in the lpips package;
-    plain LPIPS is symmetric, LPIPS+ is not. With `return_maps=True` also a dict: `distance_0..` `(B, 1, h_m, w_m)`, the
-    S_m, and `activation_0..` of the same sizes, the reference's features averaged over channels; the semantic weight is
-    `activation_i`.
+    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each, and
+    returns distances `(B,)`: lower is better, 0 for equal images. Plain LPIPS is symmetric, LPIPS+ is not. With
+    `return_maps=True` also a dict: `distance_0..` `(B, 1, h_m, w_m)`, the S_m, and `activation_0..` of the same sizes,
+    the reference's features averaged over channels; the semantic weight is `activation_i`.
 
     Attributes:
-        weights: What was loaded, an `iqa_lib.backbones.Weights`.
+        weights: What was loaded, an `iqa_lib.weights.Weights`.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
-        WeightsError: The weights are not to be had.
+        WeightsError: The weights are not found, or do not fit.
     """
 
     higher_is_better = False
 
     def __init__(self, *, net: str = "alex", semantic_layer: int | None = 2, weights: Path | str = "auto"):
         super().__init__()
-        if net not in NETS:
-            raise ValueError(f"net: got {net!r}, expected one of {NETS}")
-        self.network, self.weights = load_network(f"lpips-{net}", weights=None if weights == "auto" else weights)
-        if semantic_layer not in (None, *range(self.network.L)):
-            raise ValueError(
-                f"semantic_layer: got {semantic_layer!r}, expected None or 0 to {self.network.L - 1} for net {net!r}"
-            )
+        check_choice(NETS, net=net)
+        self.network, self.weights = load_pretrained(f"lpips-{net}", partial(build_lpips, net), weights)
+        check_choice((None, *range(self.network.L)), semantic_layer=semantic_layer)
         self.semantic_layer = semantic_layer
-        limits = BASELINES[f"lpips-{net}"]
-        self.min_size, self.max_pixels = limits.min_size, limits.max_pixels
+        self.min_size, self.max_pixels = LIMITS[net]
 
     def train(self, mode: bool = True) -> "LPIPSPlus":
         """Stays in eval mode, in which the linear layers drop nothing."""

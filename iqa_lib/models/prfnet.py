@@ -5,9 +5,9 @@ https://arxiv.org/abs/2401.06992. No code was released. Equations 1 to 4 are her
 
 What the paper leaves open was decided here and cannot be checked against the authors: Res2Net width and scale
 (26w x 4s), ImageNet normalisation, the difference convolution (3x3 to 256 channels, BatchNorm, ReLU, shared by A and
-B), the gate convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), padding by reflection to a
-whole number of strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the
-ratio between neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
+B), the gate convolution (3x3), bilinear upsampling, the head (global average, 512-128-1), reflection padding to whole
+strides, and every size of the FPN and BiFPN of Table 2. "Minimum downsampled ratio 2" is read as the ratio between
+neighbouring stages (strides 4, 8, 16, 32); `stem_pool=False` is the other reading (2, 4, 8, 16).
 """
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib.backbones import Backbone
+from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
 
@@ -23,13 +24,12 @@ GATE_CONVS = ("full", "single", "bnrelu")
 
 
 class CrossSubtraction(nn.Module):
-    """Differences of the features on one scale (eq. 1 and 2): `d_x = Conv(F_O - F_x)`, `S = cat(d_A, d_B)`."""
+    """Feature differences on one scale (eq. 1 and 2): `d_x = Conv(F_O - F_x)`, `S = cat(d_A, d_B)`."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
-        )
+        conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
     def forward(self, reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
         difference = torch.cat([reference - a, reference - b])  # (2B, C, h, w)
@@ -37,7 +37,7 @@ class CrossSubtraction(nn.Module):
 
 
 class Gate(nn.Module):
-    """One weight a position (eq. 4): convolution, mean over channels, sigmoid, upsampling to the next finer map."""
+    """One weight per position (h in eq. 4): convolution, mean over channels, sigmoid, upsampling to the finer map."""
 
     def __init__(self, channels: int, conv: str):
         super().__init__()
@@ -56,10 +56,10 @@ class PRFBlock(nn.Module):
     """Progressive feature fusion (eq. 3 and 4): from deep to shallow, each fused map gates the next finer one.
 
     `G_4 = S_4`, then `w_{i+1} = h(G_{i+1})` and `G_i = w_{i+1} * S_i` for i = 3, 2, 1; the output is `G_1`.
-    Deep features so reach the output through one-channel gates alone.
+    Deep features reach the output only through one-channel gates.
 
-    A linear convolution followed by a channel mean is one convolution to a single channel: `gate_conv="full"` is the
-    letter of the paper, `"single"` the same family of functions with 1/C of the parameters (`folded()` converts).
+    A convolution followed by a channel mean is one convolution to a single channel: `gate_conv="full"` is the paper
+    taken literally, `"single"` the same functions with 1/C of the parameters (`folded()` converts).
     """
 
     def __init__(self, channels: int, *, gate_conv: str = "full"):
@@ -68,21 +68,19 @@ class PRFBlock(nn.Module):
         self.gates = nn.ModuleDict({f"w{i}": Gate(channels, gate_conv) for i in (2, 3, 4)})
 
     def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        fused, gates = differences[3], {}
-        for i in (3, 2, 1):
-            weight = self.gates[f"w{i + 1}"](fused, differences[i - 1].shape[-2:])  # (B, 1, h_i, w_i)
-            fused = weight * differences[i - 1]  # (B, C, h_i, w_i)
-            gates[f"gate_w{i + 1}"] = weight
+        (*finer, fused), gates = differences, {}
+        for name, difference in zip(("w4", "w3", "w2"), reversed(finer), strict=True):
+            weight = self.gates[name](fused, difference.shape[-2:])  # (B, 1, h_i, w_i)
+            fused = weight * difference  # (B, C, h_i, w_i)
+            gates[f"gate_{name}"] = weight
         return fused, gates
 
     def folded(self) -> "PRFBlock":
-        """A block with `gate_conv="single"` that computes what this `"full"` one does."""
+        """This block with `gate_conv="single"`, from one with `"full"`."""
         if len(self.gates["w2"].conv) > 1:
-            raise ValueError("gate_conv='bnrelu' cannot be folded: its mean comes after a ReLU")
+            raise ValueError("gate_conv: got 'bnrelu', expected 'full': a ReLU before the mean cannot be folded")
         block = PRFBlock(self.channels, gate_conv="single")
-        for name, gate in self.gates.items():
-            block.gates[name].conv[0].weight.data = gate.conv[0].weight.data.mean(dim=0, keepdim=True)
-            block.gates[name].conv[0].bias.data = gate.conv[0].bias.data.mean(dim=0, keepdim=True)
+        block.load_state_dict({key: x.mean(dim=0, keepdim=True) for key, x in self.state_dict().items()})
         return block
 
 
@@ -104,17 +102,14 @@ class FPN(nn.Module):
 
 
 class WeightedSum(nn.Module):
-    """BiFPN's node: inputs of one size, summed with learnt non-negative weights, then a depthwise-separable 3x3."""
+    """BiFPN's node: inputs of one size, averaged with learnt non-negative weights, then a depthwise-separable 3x3."""
 
     def __init__(self, inputs: int, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(inputs))
-        self.conv = nn.Sequential(
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-            nn.Conv2d(width, width, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
+        depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        pointwise = nn.Conv2d(width, width, 1, bias=False)
+        self.conv = nn.Sequential(nn.SiLU(), depthwise, pointwise, nn.BatchNorm2d(width))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         weight = self.weight.relu()
@@ -123,7 +118,7 @@ class WeightedSum(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One round over four levels: top-down, then (unless only the finest is wanted) bottom-up."""
+    """One round over four levels: top-down, then bottom-up, unless only the finest level is used (`up=False`)."""
 
     def __init__(self, width: int, *, up: bool = True):
         super().__init__()
@@ -142,7 +137,7 @@ class BiFPNLayer(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """Bidirectional pyramid (Table 2's second alternative): 1x1 to `width`, `repeats` rounds, the finest level."""
+    """Bidirectional pyramid (Table 2's second alternative): lateral 1x1, `repeats` rounds, the finest level."""
 
     def __init__(self, channels: int, width: int, repeats: int):
         super().__init__()
@@ -161,10 +156,10 @@ class PRFNet(nn.Module):
 
     Args:
         backbone: Full timm tag of a CNN with strides 4, 8, 16, 32.
-        se: Squeeze-and-excitation in the backbone: with the default backbone this is the paper's SE-Res2Net50.
+        se: Squeeze-and-excitation in the backbone, which makes the default backbone the paper's SE-Res2Net50.
         stem_pool: See the module's docstring.
         weights: See `iqa_lib.backbones.Backbone`.
-        freeze_backbone: Train nothing of the backbone (the paper's second step; BatchNorm keeps its statistics too).
+        freeze_backbone: Train nothing of the backbone (the paper's second step); BatchNorm statistics stay, too.
         width: Channels of each difference map; a scale has twice as many.
         fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2).
         gate_conv: `"full"`, `"single"` or `"bnrelu"`, for `fusion="prf"`.
@@ -172,10 +167,10 @@ class PRFNet(nn.Module):
         hidden: Width of the head's hidden layer.
         dropout: Before the last layer.
 
-    `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or for each of the three what `extract` made of it,
-    and returns the logit `(B,)` that **B** is the closer one; `sigmoid` makes it the paper's q. With `return_maps=True`
-    also a dict: `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`,
-    `difference_b_1..4` `(B, width, h_i, w_i)`, 0 or above.
+    `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each of the three, and
+    returns the logit `(B,)` that **B** is closer; its sigmoid is the paper's q. With `return_maps=True` also a dict:
+    `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`, `difference_b_1..4`
+    `(B, width, h_i, w_i)`, at least 0.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -199,13 +194,10 @@ class PRFNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion: got {fusion!r}, expected one of {FUSIONS}")
-        if gate_conv not in GATE_CONVS:
-            raise ValueError(f"gate_conv: got {gate_conv!r}, expected one of {GATE_CONVS}")
-        self.backbone = Backbone(
-            backbone, taps=(1, 2, 3, 4), weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool
-        )
+        check_choice(FUSIONS, fusion=fusion)
+        check_choice(GATE_CONVS, gate_conv=gate_conv)
+        options = dict(weights=weights, frozen=freeze_backbone, se=se, stem_pool=stem_pool)
+        self.backbone = Backbone(backbone, taps=(1, 2, 3, 4), **options)
         self.subtraction = nn.ModuleList(CrossSubtraction(channels, width) for channels in self.backbone.channels)
         if fusion == "prf":
             self.fusion = PRFBlock(2 * width, gate_conv=gate_conv)
@@ -213,30 +205,25 @@ class PRFNet(nn.Module):
             self.fusion = FPN(2 * width, width)
         else:
             self.fusion = BiFPN(2 * width, width, bifpn_repeats)
-        self.head = nn.Sequential(
-            nn.Linear(self.fusion.channels, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, 1)
-        )
+        first, last = nn.Linear(self.fusion.channels, hidden), nn.Linear(hidden, 1)
+        self.head = nn.Sequential(first, nn.ReLU(inplace=True), nn.Dropout(dropout), last)
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The backbone's four feature maps of images `(B, 3, H, W)`, which are padded to whole strides by reflection."""
-        stride = self.backbone.strides[-1]
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % stride, 0, -height % stride), mode="reflect")
-        return self.backbone(images)
+        """The backbone's four maps of images `(B, 3, H, W)`, padded by reflection to whole strides."""
+        height, width = (-side % self.backbone.strides[-1] for side in images.shape[-2:])
+        return self.backbone(F.pad(images, (0, width, 0, height), mode="reflect"))
 
     def forward(self, reference, a, b, *, return_maps: bool = False):
         if isinstance(reference, Tensor):
             check_images(reference, a, b, min_size=self.min_size)
             features = self.extract(torch.cat([reference, a, b]))  # 4 x (3B, C_i, h_i, w_i)
             reference, a, b = zip(*(scale.chunk(3) for scale in features), strict=True)
-        differences = [
-            block(*scale) for block, scale in zip(self.subtraction, zip(reference, a, b, strict=True), strict=True)
-        ]
-        fused, gates = self.fusion(differences)  # (B, C, H / 4, W / 4)
+        scales = zip(self.subtraction, reference, a, b, strict=True)
+        differences = [block(*maps) for block, *maps in scales]  # 4 x (B, 2 * width, h_i, w_i)
+        fused, maps = self.fusion(differences)  # (B, C, H / 4, W / 4)
         logit = self.head(fused.mean(dim=(2, 3))).squeeze(1)  # (B,)
         if not return_maps:
             return logit
-        maps = dict(gates)
         for i, difference in enumerate(differences, start=1):
             maps[f"difference_a_{i}"], maps[f"difference_b_{i}"] = difference.chunk(2, dim=1)
         return logit, maps

@@ -1,4 +1,4 @@
-"""What a model was made with, so that a run record can tell it and the model can be made again."""
+"""What a model was built with, so that a run record can state it and the model can be rebuilt."""
 
 import functools
 import inspect
@@ -22,19 +22,20 @@ def keeps_options(model: type[nn.Module]) -> type[nn.Module]:
 
 
 def described(model: nn.Module | None) -> dict | None:
-    """A model's class and options, fit for JSON; None for one that does not keep them."""
+    """A model's class and options, as JSON types; None for one without `options`."""
     if not hasattr(model, "options"):
         return None
     return {"class": type(model).__name__, "options": {name: _plain(value) for name, value in model.options.items()}}
 
 
 def rebuilt(description: dict) -> nn.Module:
-    """A model of that class and those options, in eval mode, with random weights: its own are to be loaded next.
+    """A model of that class and those options, in eval mode, with random weights: load its own next.
 
     Raises:
-        ValueError: There is no such class in `iqa_lib.models`, or it has other options by now.
+        ValueError: `iqa_lib.models` has no such class, or its options have changed.
     """
-    name, options = description["class"], {k: _model_or_value(v) for k, v in description["options"].items()}
+    name, options = description["class"], description["options"]
+    options = {option: rebuilt(value) if isinstance(value, dict) else value for option, value in options.items()}
     if "." in name or name not in import_module("iqa_lib.models").__all__:
         raise ValueError(f"iqa_lib.models has no {name!r}: check out the commit that the run record names")
     build = getattr(import_module("iqa_lib.models"), name)
@@ -50,7 +51,3 @@ def _plain(value):
     if isinstance(value, list | tuple | range):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _model_or_value(value):
-    return rebuilt(value) if isinstance(value, dict) else value

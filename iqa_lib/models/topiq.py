@@ -1,23 +1,22 @@
-"""TOPIQ: CFANet, which lets what an image shows decide which of its distortions count.
+"""TOPIQ: CFANet, whose attention lets an image's semantics decide which of its distortions count.
 
 Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
 https://arxiv.org/abs/2308.03060. The network for full reference; equations 2 and 5 to 8 are here, equation 1 (LPIPS+)
 is in `iqa_lib.models.lpips_plus`, the losses in `iqa_lib.losses`.
 
 The defaults are the authors' released network, so that their weights fit (`CFANet.from_author_checkpoint`). It departs
-from the paper's equations: attention blocks are pre-norm with a feed-forward (`ffn=False` is the equations' attention
-and residual alone), tokens get a position, one more self-attention block comes before the mean over tokens, and
-|F_d - F_r| is sqrt((F_d - F_r)^2 + 1e-12). Each released cross-scale block also owns a self-attention that nothing
-calls, 1,052,672 parameters in all: it is absent here.
+from the paper's equations: attention blocks are pre-norm with a feed-forward (`ffn=False` leaves the equations'
+attention and residual), tokens get a position, one more self-attention block comes before the mean over tokens, and
+|F_d - F_r| is sqrt((F_d - F_r)^2 + 1e-12). Each released cross-scale block also holds a self-attention that is never
+called, 1,052,672 parameters in all; it is not built here.
 
-Decided here, because the paper's ablations were not at hand: `cross_scale="concat"` joins the scales' tokens with one
-linear layer, `"none"` scores the deepest scale alone, `glp="average"` pools without a mask, and `ffn=False` drops the
-normalisation and dropout of every attention block, the last one too, but keeps the projection that joins the heads.
+Decided here, because the paper's ablations were not available to us: `cross_scale="concat"` joins the scales' tokens
+with one linear layer, `"none"` scores the deepest scale alone, `glp="average"` pools without a mask, and `ffn=False`
+drops normalisation and dropout in every attention block, including the last, but keeps the heads' joint projection.
 """
 
 import copy
 import itertools
-import re
 from pathlib import Path
 
 import torch
@@ -27,10 +26,11 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from iqa_lib.backbones import Backbone
+from iqa_lib.checks import check_choice
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
-from iqa_lib.weights import Weights, load_complete, read_checkpoint
+from iqa_lib.weights import Weights, load_complete, read_checkpoint, renamed
 
 GLPS = ("gated", "average")
 CROSS_SCALES = ("top_down", "bottom_up", "concat", "none")
@@ -46,19 +46,13 @@ class GatedLocalPooling(nn.Module):
         super().__init__()
         self.mask = None
         if gated:
-            self.mask = nn.Sequential(
-                nn.Conv2d(channels, width, 1),
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.GELU(),
-                nn.Conv2d(width, 1, 3, padding=1),
-                nn.Sigmoid(),
-            )
+            sizes = (channels, width, 1), (width, width, 3), (width, 1, 3)
+            first, second, last = (nn.Conv2d(*size, padding=size[2] // 2) for size in sizes)
+            self.mask = nn.Sequential(first, nn.GELU(), second, nn.GELU(), last, nn.Sigmoid())
         self.project = nn.Sequential(nn.Conv2d(3 * channels, dim, 1), nn.GELU())
 
     def forward(self, reference: Tensor, distorted: Tensor, size: torch.Size) -> tuple[Tensor, Tensor | None]:
-        difference = distorted - reference
-        difference = (difference * difference).add_(1e-12).sqrt_()  # (B, C, h, w)
+        difference = (distorted - reference).square().add_(1e-12).sqrt_()  # (B, C, h, w)
         mask = None if self.mask is None else self.mask(difference)  # (B, 1, h, w)
         parts = distorted, reference, difference
         parts = [F.adaptive_avg_pool2d(part if mask is None else mask * part, size) for part in parts]
@@ -66,9 +60,9 @@ class GatedLocalPooling(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention (eq. 6 and 7) in the parameters of `nn.MultiheadAttention`, but linear in memory.
+    """Multi-head attention (eq. 6 and 7) with the parameters of `nn.MultiheadAttention`, but memory linear in tokens.
 
-    Torch's own forms the whole map in eval mode: 2 GB for 12 megapixels. Here only a map that was asked for is formed.
+    Torch's own builds the whole map in eval mode: 2 GB for 12 megapixels. Here only `return_map=True` builds it.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float):
@@ -80,12 +74,7 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, queries: Tensor, tokens: Tensor, *, return_map: bool) -> tuple[Tensor, Tensor | None]:
-        dim = queries.shape[-1]
-        projected = [
-            F.linear(queries, self.in_proj_weight[:dim], self.in_proj_bias[:dim]),
-            *F.linear(tokens, self.in_proj_weight[dim:], self.in_proj_bias[dim:]).chunk(2, dim=-1),
-        ]
-        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in projected)  # (B, heads, L, dim / heads)
+        q, k, v = self._project(queries, tokens)  # (B, heads, L, dim / heads)
         attention, dropout = None, self.dropout if self.training else 0.0
         if return_map:
             attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)  # (B, heads, L, L)
@@ -93,6 +82,11 @@ class Attention(nn.Module):
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), attention  # (B, L, dim)
+
+    def _project(self, queries: Tensor, tokens: Tensor) -> list[Tensor]:
+        dim, weight, bias = queries.shape[-1], self.in_proj_weight, self.in_proj_bias
+        q, kv = F.linear(queries, weight[:dim], bias[:dim]), F.linear(tokens, weight[dim:], bias[dim:])
+        return [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, *kv.chunk(2, dim=-1))]
 
 
 class AttentionBlock(nn.Module):
@@ -106,22 +100,14 @@ class AttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout if ffn else 0.0)
         self.ffn = None
         if ffn:
-            self.ffn = nn.Sequential(
-                nn.LayerNorm(dim),
-                nn.Linear(dim, 4 * dim),
-                nn.GELU(),
-                nn.Dropout(dropout),
-                nn.Linear(4 * dim, dim),
-                nn.Dropout(dropout),
-            )
+            up, down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+            self.ffn = nn.Sequential(nn.LayerNorm(dim), up, nn.GELU(), nn.Dropout(dropout), down, nn.Dropout(dropout))
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, x: Tensor, tokens: Tensor | None = None, *, return_map: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, tokens: Tensor | None = None, *, return_map: bool = False) -> tuple:
         queries = self.norm(x)
         tokens = queries if tokens is None else self.norm_tokens(tokens)
         mixed, attention = self.attention(queries, tokens, return_map=return_map)
@@ -136,23 +122,22 @@ class CFANet(nn.Module):
     Args:
         backbone: Full timm tag of a CNN.
         taps: Its stages, shallow to deep.
-        weights: See `iqa_lib.backbones.Backbone`. BatchNorm in the backbone never learns.
+        weights: See `iqa_lib.backbones.Backbone`. The backbone's BatchNorm never trains.
         freeze_backbone: Train nothing of the backbone.
         dim: Width of the tokens.
         heads: Of each attention.
         dropout: In the attention blocks.
         glp: `"gated"` (the paper) or `"average"`.
-        self_attention: Whether there are self-attention blocks before the scales meet.
+        self_attention: Self-attention within each scale before cross-attention.
         cross_scale: `"top_down"` (the paper), `"bottom_up"`, `"concat"` or `"none"`.
         ffn: False gives the paper's equations instead of the released blocks.
 
-    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or for both what `extract` made of them, and
-    returns scores `(B,)`: higher is better, unbounded, the two arguments are not interchangeable. Sides of 32 px and
-    more, odd ones too; up to `max_pixels` an image, which keeps the process of one fp32 pair below 8 GiB, without
-    gradients. With `return_maps=True` also a dict, scales counted from the shallowest: `mask_0..4` `(B, 1, h_i, w_i)`
-    in (0, 1); `self_attention_0..4` and `cross_attention_i`, by the scale that is looked at, `(B, heads, h, w, h, w)`
-    with `h, w` of the deepest scale: `maps["cross_attention_2"][b, :, y, x]` is where the query at `(y, x)` looks on
-    scale 2. These grow with the square of the image; `max_map_pixels` bounds them.
+    `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for both, and returns
+    scores `(B,)`: higher is better, unbounded, not symmetric. Images can have up to `max_pixels`, which keeps a process
+    with one fp32 pair below 8 GiB, without gradients. With `return_maps=True` also a dict, scales counted from the
+    shallowest: `mask_0..4` `(B, 1, h_i, w_i)` in (0, 1); `self_attention_0..4` and `cross_attention_i`, i the scale
+    attended to, `(B, heads, h, w, h, w)` with `h, w` of the deepest scale: `maps["cross_attention_2"][b, :, y, x]` is
+    the attention of the query at `(y, x)` to scale 2. They grow with the square of the image, up to `max_map_pixels`.
 
     Raises:
         ValueError: An unknown option; or images of wrong rank, dtype, range or size.
@@ -162,7 +147,7 @@ class CFANet(nn.Module):
     min_size = 32
     max_pixels = 14_000_000
     max_map_pixels = 2_000_000
-    max_batch_pixels = 2_000_000  # of an image; larger ones go through the backbone one after the other
+    max_batch_pixels = 2_000_000  # per image; larger ones go through the backbone one after the other
 
     def __init__(
         self,
@@ -180,46 +165,35 @@ class CFANet(nn.Module):
         ffn: bool = True,
     ):
         super().__init__()
-        if glp not in GLPS:
-            raise ValueError(f"glp: got {glp!r}, expected one of {GLPS}")
-        if cross_scale not in CROSS_SCALES:
-            raise ValueError(f"cross_scale: got {cross_scale!r}, expected one of {CROSS_SCALES}")
+        check_choice(GLPS, glp=glp)
+        check_choice(CROSS_SCALES, cross_scale=cross_scale)
         if dim % 2 or dim % heads:
-            raise ValueError(f"dim: got {dim}, heads as {heads}, expected an even dim, a multiple of heads")
+            raise ValueError(f"dim: got {dim} with heads={heads}, expected an even multiple of heads")
         self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=freeze_backbone, freeze_batchnorm=True)
-        scales = range(len(self.backbone.channels))
+        channels, gated = self.backbone.channels, glp == "gated"
+        scales = range(len(channels))
         self.order = {"top_down": scales[::-1], "bottom_up": scales, "concat": scales, "none": scales[-1:]}[cross_scale]
         shape = dict(dim=dim, heads=heads, dropout=dropout, ffn=ffn)
         self.h_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 32, 1), std=0.02))
         self.w_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 1, 32), std=0.02))
-        self.pooling = nn.ModuleDict(
-            {str(i): GatedLocalPooling(self.backbone.channels[i], dim, gated=glp == "gated") for i in self.order}
-        )
-        self.self_attention = nn.ModuleDict(
-            {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
-        )
+        self.pooling = nn.ModuleDict({str(i): GatedLocalPooling(channels[i], dim, gated=gated) for i in self.order})
+        within = {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
+        self.self_attention = nn.ModuleDict(within)
         steps = 0 if cross_scale == "concat" else len(self.order) - 1
         self.cross_attention = nn.ModuleList(AttentionBlock(**shape, cross=True) for _ in range(steps))
         self.concat = nn.Linear(len(scales) * dim, dim) if cross_scale == "concat" else None
         self.attention_pool = AttentionBlock(**shape, cross=False)
-        self.head = nn.Sequential(
-            nn.LayerNorm(dim),
-            nn.Linear(dim, dim),
-            nn.GELU(),
-            nn.LayerNorm(dim),
-            nn.Linear(dim, dim),
-            nn.GELU(),
-            nn.Linear(dim, 1),
-        )
+        layers = [layer for _ in range(2) for layer in (nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())]
+        self.head = nn.Sequential(*layers, nn.Linear(dim, 1))
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "CFANet":
         """The network of a file in the authors' layout (514 tensors), in eval mode; options go to the constructor.
 
         Raises:
-            WeightsError: The file cannot be read, lacks a tensor, or has one too many or of another shape.
+            WeightsError: The file cannot be read, or a tensor is missing, unknown or of another shape.
         """
-        state = {_own_name(key): tensor for key, tensor in read_checkpoint(path, "params").items()}
+        state = renamed(read_checkpoint(path, "params"), AUTHOR_KEYS)
         state.pop("unused", None)
         model = cls(**{"weights": "random"} | options)
         load_complete(model, state, path)
@@ -227,10 +201,9 @@ class CFANet(nn.Module):
         return model.eval()
 
     def folded(self) -> "CFANet":
-        """A frozen copy for prediction, BatchNorm folded into the convolution before it: equal scores, in less time.
+        """A frozen copy for prediction, with BatchNorm folded into the convolution before it: equal scores, less time.
 
-        For many images of one size `torch.compile(model.folded())`, with `TORCHINDUCTOR_FREEZING=1` in the
-        environment, saves a tenth of the time on a CPU, after a minute of compiling; see `benchmarks/topiq.py`.
+        `torch.compile` of it saves another tenth on a CPU for images of one size, see `benchmarks/topiq.py`.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.backbone.modules():
@@ -253,66 +226,56 @@ class CFANet(nn.Module):
             scales = list(zip(reference, distorted, strict=True))
         maps, size = {}, scales[-1][0].shape[-2:]
         tokens = self._tokens(scales, size, maps)
-        with torch.autocast(self.h_emb.device.type, enabled=False):  # little work, but most of what bf16 would blur
+        with torch.autocast(self.h_emb.device.type, enabled=False):  # little work, but most of bf16's error
             score = self._score(tokens, maps, return_maps)
         if not return_maps:
             return score
-        return score, {
-            name: tensor if name.startswith("mask") else tensor.unflatten(3, size).unflatten(2, size)
-            for name, tensor in maps.items()
-        }
+        attention = {name: x.unflatten(3, size).unflatten(2, size) for name, x in maps.items() if "attention" in name}
+        return score, maps | attention
 
     def _extract_both(self, reference: Tensor, distorted: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Both images' maps, scale by scale: from one batch, or from two where memory matters."""
+        """Both images' maps, scale by scale: from one batch, or from two for large images, to save memory."""
         images = (image.contiguous(memory_format=torch.channels_last) for image in (reference, distorted))
         if reference.shape[2] * reference.shape[3] > self.max_batch_pixels:
             return list(zip(*map(self.extract, images), strict=True))
         return [scale.chunk(2) for scale in self.extract(torch.cat(list(images)))]
 
     def _tokens(self, scales: list, size: torch.Size, maps: dict) -> dict[int, Tensor]:
-        """Tokens `(B, L, dim)` of each scale in use, deep to shallow; `scales` gives up each pair of maps once used."""
-        position, tokens = self._position(size), {}
+        """Tokens `(B, L, dim)` of each scale in use, deep to shallow; each pair of maps leaves `scales` when used."""
+        table = torch.cat([self.h_emb.expand(-1, -1, -1, 32), self.w_emb.expand(-1, -1, 32, -1)], dim=1)
+        position = F.interpolate(table, size=size, mode="bicubic", align_corners=False)  # (1, dim, *size)
+        tokens = {}
         for i in reversed(range(len(scales))):
             pair = scales.pop()  # 2 x (B, C_i, h_i, w_i)
             if i in self.order:
                 x, mask = self.pooling[str(i)](*pair, size)
-                tokens[i] = x.flatten(2).transpose(1, 2) + position
+                tokens[i] = (x + position).flatten(2).transpose(1, 2)
                 if mask is not None:
                     maps[f"mask_{i}"] = mask
         return tokens
 
     def _score(self, tokens: dict[int, Tensor], maps: dict, return_maps: bool) -> Tensor:
-        """Attention within each scale (eq. 5), then from one to the next (eq. 8) or a linear layer, and the head."""
+        """Attention within each scale (eq. 5), then across scales (eq. 8) or a linear layer, then the head."""
         for i, block in self.self_attention.items():
             tokens[int(i)], maps[f"self_attention_{i}"] = block(tokens[int(i)], return_map=return_maps)
-        if self.concat is None:
-            first, *others = self.order
-            x = tokens[first]
-            for i, block in zip(others, self.cross_attention, strict=True):
-                x, maps[f"cross_attention_{i}"] = block(x, tokens[i], return_map=return_maps)
-        else:
+        if self.concat is not None:
             x = self.concat(torch.cat([tokens[i] for i in self.order], dim=-1))  # (B, L, dim)
+        else:
+            x = tokens[self.order[0]]
+            for i, block in zip(self.order[1:], self.cross_attention, strict=True):
+                x, maps[f"cross_attention_{i}"] = block(x, tokens[i], return_map=return_maps)
         x, _ = self.attention_pool(x)
         return self.head(x.mean(dim=1)).squeeze(1)  # (B,)
 
-    def _position(self, size: torch.Size) -> Tensor:
-        """The 32 x 32 table of positions, resized to tokens `(1, L, dim)`."""
-        table = torch.cat([self.h_emb.expand(-1, -1, -1, 32), self.w_emb.expand(-1, -1, 32, -1)], dim=1)
-        table = F.interpolate(table, size=size, mode="bicubic", align_corners=False)  # (1, dim, *size)
-        return table.flatten(2).transpose(1, 2)
-
 
 class Preference(nn.Module):
-    """A pair model as a judge of triplets, for BAPPS and PieAPP: `P(B is closer) = sigmoid(d(r, a) - d(r, b))`.
+    """Triplets judged by a pair model, for BAPPS and PieAPP: `P(B is closer) = sigmoid(d(r, a) - d(r, b))`.
 
-    d is the model's distance. Where its score rises with quality instead, `d = softplus(-score)`: positive, as in the
-    authors' network for such data, and the score keeps its direction.
+    d is the distance of `CFANet` or `LPIPSPlus`. If a score rises with quality instead, `d = softplus(-score)`:
+    positive, as in the authors' network for such data, and the score keeps its direction.
 
-    Args:
-        model: `CFANet` or `LPIPSPlus`.
-
-    `judge(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or for all three what `model.extract` made of them,
-    and returns logits `(B,)` that B is the closer one.
+    `preference(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or what `model.extract` returns for all three,
+    and returns logits `(B,)` that **B** is closer.
     """
 
     def __init__(self, model: nn.Module):
@@ -332,7 +295,7 @@ class Preference(nn.Module):
 
 _ENCODER = r"^(sa_attn_blks\.\d\.layers\.0|attn_pool)"
 _DECODER = r"^(attn_blks\.\d\.layers\.0)"
-_RENAMED = (
+AUTHOR_KEYS = (
     (rf"{_DECODER}\.self_attn.*", "unused"),
     (rf"{_DECODER}\.multihead_attn", r"\1.attention"),
     (rf"{_DECODER}\.norm2", r"\1.norm_tokens"),
@@ -350,10 +313,4 @@ _RENAMED = (
     (r"^dim_reduce\.(\d)", r"pooling.\1.project"),
     (r"^score_linear", "head"),
 )
-
-
-def _own_name(key: str) -> str:
-    """A tensor's name in `CFANet`, from its name in the authors' layout; `"unused"` if no forward pass needs it."""
-    for pattern, name in _RENAMED:
-        key = re.sub(pattern, name, key)
-    return key
+"""From the authors' names to ours, applied in this order; no forward pass needs the `unused` tensors."""

@@ -1,0 +1,141 @@
+"""What the notebooks share, each a call: code below its equation, tables of shapes, estimates, checks of a smoke run."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import dedent
+
+import pandas as pd
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from torch import nn
+
+from iqa_lib import evaluation, plots, training
+from iqa_lib.baselines import BASELINES
+from iqa_lib.data.base import IQADataset
+from iqa_lib.devices import best_device
+from iqa_lib.lab.parameters import ParameterError
+from iqa_lib.lab.runs import Run
+from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
+from iqa_lib.views import Crops, FixedFeatures
+
+MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
+TESTED = ("test", "cross")
+
+
+def code(*functions: Callable) -> Markdown:
+    """The present source of functions or methods, each under its file and name, to be shown below its equation."""
+    parts = [
+        f"# {function.__module__.replace('.', '/')}.py, {function.__qualname__}\n{dedent(inspect.getsource(function))}"
+        for function in functions
+    ]
+    return Markdown("```python\n" + "\n".join(parts) + "```")
+
+
+def views_of(sides: Mapping[str, IQADataset], *, train: dict, test: dict, seed: int, kind: type = Crops) -> dict:
+    """One view a side: by the options `test` of `Crops` for the sides that are tested, by `train` for the others."""
+    return {
+        side: kind(dataset, **(test if side in TESTED else train), seed=seed, enlarge=True)
+        for side, dataset in sides.items()
+    }
+
+
+def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int = 32) -> dict:
+    """The views, but kept features of the frozen backbone instead of crops that never vary."""
+    return {
+        side: FixedFeatures(view, model, max_batch=max_batch) if view.fixed else view for side, view in views.items()
+    }
+
+
+def shapes(model: nn.Module, view: IQADataset | Crops, title: str = "shape for one test crop") -> pd.DataFrame:
+    """The shape of each map that a model returns for a view's first record."""
+    _, _, maps = evaluation.look(model, view, 0)
+    return pd.Series({name: tuple(tensor.shape) for name, tensor in maps.items()}, name=title).to_frame()
+
+
+def first_step(model: nn.Module, view: Crops, batch_size: int, seed: int) -> tuple[nn.Module, list]:
+    """A copy of a model in training mode, and the batch that `fit` shows it first, both on one device."""
+    student = copy.deepcopy(model).to(best_device()).train()
+    return student, training.first_batch(view, batch_size, seed)
+
+
+def check_learnt(run: Run, estimate: Estimate | None = None, floor: float = 0.0) -> None:
+    """Of a smoke run that was not cut short: the loss of its first step fell, or an agreement is above `floor`."""
+    if run.parameters["scale"] != "smoke" or run.parameters.get("max_steps"):
+        return
+    if estimate is None:
+        loss = next(iter(run.steps.values())).history.loss
+        assert loss.tail(20).mean() < loss.head(20).mean(), "the loss did not fall"
+    else:
+        assert estimate.value > floor, f"got {estimate}, expected more than {floor} of a smoke run"
+
+
+def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
+    """All agreements of predictions, `answers[side][method]`, named as in the run's record.
+
+    Args:
+        answers: Predictions by side and method.
+        signs: -1 for methods whose lower score is better.
+    """
+    return {
+        f"{measure} {method}{'' if side == 'test' else f' {side}'}": estimate
+        for side, tables in answers.items()
+        for method, table in tables.items()
+        for measure, estimate in agreements(table, sign=signs.get(method, 1)).items()
+    }
+
+
+def accuracies_of(answers: Mapping[str, pd.DataFrame], ties: str = "a", **options) -> dict[str, Estimate]:
+    """2AFC accuracy of each method, named as in the run's record; `ties` and options as in `two_afc_accuracy`."""
+    measure = "accuracy_devkit" if options else "accuracy"
+    return {
+        f"{measure} {method}": two_afc_accuracy(
+            table.prediction, table.target, table.reference_id, ties=ties, **options
+        )
+        for method, table in answers.items()
+    }
+
+
+def devkit_accuracies_of(answers: Mapping[str, pd.DataFrame], dataset: IQADataset, ties: str = "a") -> dict:
+    """`accuracies_of` by the rule of CLIC's devkit: a repeated triplet counts once, with its last answer."""
+    keys = [(record.reference_id, record.a.name, record.b.name) for record in dataset.records]
+    return accuracies_of(answers, ties, dedup="devkit", triplets=keys)
+
+
+def estimate_table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
+    """Estimates with their intervals, one row a method and one column an agreement."""
+    cells = [(*name.split(" ", 1), f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]") for name, e in estimates.items()]
+    table = pd.DataFrame(cells, columns=["agreement", "method", "value"])
+    return table.pivot(index="method", columns="agreement", values="value")[table.agreement.unique()]
+
+
+def metric_names(metrics: str, auto: Sequence[str] = ()) -> list[str]:
+    """The names in a parameter such as `"psnr, ssim"`; under `"auto"` those of `auto`.
+
+    Raises:
+        ParameterError: A name is not one of `iqa_lib.baselines.BASELINES`.
+    """
+    names = list(auto) if metrics == "auto" else [name.strip() for name in metrics.split(",")]
+    if unknown := sorted(set(names) - set(BASELINES)):
+        raise ParameterError(f"metrics: got {', '.join(unknown)}, expected names among {', '.join(BASELINES)}")
+    return names
+
+
+def report(run: Run, estimates: Mapping[str, Estimate], measure: str, dataset: IQADataset) -> Figure:
+    """Print all estimates, and draw those of one measure on the test side with their intervals."""
+    for name, estimate in estimates.items():
+        print(f"{name:28s} {estimate}")
+    shown = {
+        name.removeprefix(f"{measure} "): estimate
+        for name, estimate in estimates.items()
+        if name.startswith(f"{measure} ") and not name.endswith(" cross")
+    }
+    title, chance = f"{MEASURES[measure]}, {dataset.name} set, {len(dataset)} records", {"accuracy": 0.5}.get(measure)
+    return run.save_figure(plots.metrics(shown, title, f"{MEASURES[measure]} (higher is better)", chance), measure)
+
+
+def panels(estimates: Mapping[str, Estimate], tables: Mapping[str, pd.DataFrame], side: str = "") -> dict:
+    """Predictions by method, each under its name and SROCC: panels of `plots.scatter`."""
+    suffix = f" {side}" if side == "cross" else ""
+    sroccs = {method: estimates[f"srocc {method}{suffix}"].value for method in tables}
+    return {f"{side} {method}: SROCC {sroccs[method]:.3f}".strip(): table for method, table in tables.items()}

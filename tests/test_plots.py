@@ -1,0 +1,341 @@
+"""Every figure on tiny inputs: what its axes say, which colours its maps have, and where they lie."""
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from iqa_lib import plots
+from iqa_lib.data.base import Label, Pair, Triplet
+from iqa_lib.metrics import Calibration, Estimate
+
+rng = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return rng.uniform(0.4, 0.6, shape).astype(np.float32)
+
+
+def data_set(records, *, higher_is_better=True):
+    """A stand-in for `IQADataset` that holds its images."""
+    images = [draw(3, 12, 16) for _ in range(3)]
+    return SimpleNamespace(
+        name="demo",
+        records=records,
+        label=Label("MOS" if higher_is_better else "DMOS", 1, 5, higher_is_better),
+        targets=torch.tensor([record.target for record in records]),
+        read=lambda i: (*images[: len(records[i].images)], records[i].target),
+        __len__=lambda: len(records),
+    )
+
+
+class Sized(SimpleNamespace):
+    def __len__(self):
+        return len(self.records)
+
+
+def sized(records, **options):
+    return Sized(**vars(data_set(records, **options)))
+
+
+KINDS = ["JPEG", "lens blur"] * 6
+PAIRS = [Pair(Path("r"), Path(f"d{i}"), 1 + i / 3, "leaves", 0.0, kind) for i, kind in enumerate(KINDS)]
+TRIPLETS = [Triplet(Path("r"), Path("a"), Path("b"), i / 11, "leaves", 0.0, k, "jitter") for i, k in enumerate(KINDS)]
+SCORES = pd.DataFrame({"prediction": draw(12), "target": [p.score for p in PAIRS], "kind": KINDS})
+ANSWERS = pd.DataFrame({"prediction": rng.uniform(size=12), "target": [t.p_b for t in TRIPLETS]})
+ANSWERS = ANSWERS.assign(kind_a=KINDS, kind_b="jitter")
+ESTIMATES = {name: Estimate(value, value - 0.1, value + 0.1, 12, 3) for name, value in {"one": 0.6, "two": 0.7}.items()}
+HISTORY = pd.DataFrame({"step": range(4), "loss": [4.0, 3, 2, 1], "lr": [1.0, 1, 0.1, 0.1]})
+LINES = pd.DataFrame(
+    {
+        "row": ["full", "half"] * 2,
+        "column": ["SROCC"] * 2 + ["RMSE"] * 2,
+        "paper": [0.9, 0.8, np.nan, np.nan],
+        "ours": 0.7,
+        "low": 0.6,
+        "high": 0.8,
+    }
+)
+ABLATIONS = pd.DataFrame(
+    {
+        "table": "t",
+        "row": "half",
+        "column": "SROCC",
+        "paper": [-0.3, -0.02, 0.004, 0.1],
+        "paper_noise": [0.02, 0.02, 0.02, np.nan],
+    }
+)
+IMAGES = [draw(3, 12, 16) for _ in range(3)]
+NAMED = {"A": IMAGES[1], "B": IMAGES[2]}
+MAPS = {"fine": draw(1, 1, 6, 8), "coarse": draw(1, 1, 3, 4)}
+PLACES = [(0.25, 0.5), (0.75, 0.75)]
+
+# By function: its arguments, and texts among its titles and labels
+FIGURES = {
+    "records": ((sized(TRIPLETS), [0, 3]), ["reference leaves", "A: JPEG", "B: jitter", "human: 0.00"]),
+    "triplets": ((sized(TRIPLETS), [1], ANSWERS), ["demo set, human: share preferring B (0: A closer, 1: B closer)"]),
+    "pairs": ((sized(PAIRS), [0, 3], SCORES), ["lens blur", "demo set, human: MOS (higher is better)"]),
+    "ranks": ((sized(PAIRS), [0, 2, 4], {"SSIM": SCORES}), ["reference leaves: score (rank), ✓ = same rank as human"]),
+    "labels": ((sized(PAIRS),), ["demo: 12 records", "by type of distortion", "MOS (higher is better)"]),
+    "images_and_maps": (
+        ({"reference": IMAGES[0]}, {"score": (MAPS["fine"][0, 0], "higher is better", (0.0, 1.0))}),
+        ["reference", "score", "higher is better"],
+    ),
+    "maps_beside": ((NAMED, MAPS, "masks (0 to 1)"), ["masks (0 to 1)", "A", "fine\n6 x 8", "coarse\n3 x 4"]),
+    "quality_maps": (
+        (IMAGES[:2], MAPS, "MS-SSIM"),
+        ["reference", "distorted", "similarity (1 = identical)", "MS-SSIM"],
+    ),
+    "quality_maps_of_two": (
+        (IMAGES[0], NAMED, {"SSIM": {name: list(MAPS.values()) for name in NAMED}}, "similarity"),
+        ["reference", "A", "B", f"A\nSSIM 1: mean {MAPS['fine'].mean():.4f}"],
+    ),
+    "gates": (
+        (IMAGES, {"gate_w2": draw(1, 1, 6, 8), "gate_w3": draw(1, 1, 3, 4)}),
+        ["image A", "image B", "$w_3$: scale 3 gates scale 2", "gate (0 = closed, 1 = open)"],
+    ),
+    "differences": (
+        (IMAGES, {f"residual_{side}_2x": draw(1, 5, 6, 8) for side in "ab"}, "residual", "r"),
+        ["image A", "$|r_A|$ scale 2x", "$|r_B|$ scale 2x", "mean over channels"],
+    ),
+    "attention": (
+        (IMAGES, {f"attention_{scale}": draw(1, 2, 6, 8) for scale in ("2x", "3x")}),
+        ["image A", "image B", "scale 2x, head 1", "scale 3x, head 2", "attention / mean (1 = uniform)"],
+    ),
+    "block_attention": (
+        (IMAGES[:2], [draw(3, 2, 6, 8), draw(3, 2, 6, 8)], ["reference", "distorted"]),
+        ["reference", "distorted", "block 0", "block 2", "attention / mean (1 = uniform)"],
+    ),
+    "query_attention": (
+        (IMAGES[0], {f"self_{i}": draw(1, 2, 3, 4, 3, 4) for i in (1, 0)}, PLACES, "self_", "self-attention"),
+        ["self-attention", "query at row 0, column 2", "query at row 2, column 3", "scale 2", "scale 1"],
+    ),
+    "weighted_scores": (
+        (IMAGES[:2], {"score": draw(1, 1, 3, 4), "weight": np.full((1, 1, 3, 4), 0.5)}),
+        [
+            "score map f",
+            "f (higher is better)",
+            "weight map w, mean 0.500",
+            "w / mean (1 = uniform)",
+            "added to the score",
+        ],
+    ),
+    "sampling": ((IMAGES[0], np.zeros((18, 3, 4)), PLACES), ["row 0, column 2 of 3 x 4\n3 of 9 taps look outside"]),
+    "branch_maps": (
+        (
+            IMAGES[:2],
+            {f"{branch}_{i}": draw(1, 1, 3, 4) for branch in ("frp", "nr") for i in range(1, 5)},
+            ["frp", "nr"],
+        ),
+        ["reference", "distorted", "FRP difference, scale 1", "NR activation, scale 4"],
+    ),
+    "training": (({"stage 1": SimpleNamespace(history=HISTORY)},), ["stage 1", "step", "loss (lower is better)"]),
+    "metrics": ((ESTIMATES, "accuracy", "accuracy (higher is better)", 0.5), ["accuracy", "one", "chance", "0.600"]),
+    "semantic_layers": ((ESTIMATES, ESTIMATES["one"], "LPIPS+"), ["SROCC (higher is better)", "plain LPIPS: 0.600"]),
+    "forest": (
+        (LINES, "Table 1"),
+        ["Table 1", "SROCC", "RMSE", "higher is better", "lower is better", "full", "paper"],
+    ),
+    "paper_differences": ((ABLATIONS, "Ablations"), ["Ablations", "t: half, SROCC"]),
+    "scatter": ((sized(PAIRS), {"SSIM": SCORES}, ["SSIM (higher is better)"]), ["MOS (higher is better)"]),
+    "srocc_by_kind": (({"SSIM": SCORES}, {"SSIM": -1}), ["JPEG (6)", "lens blur (6)", "SROCC (higher is better)"]),
+    "accuracy_by_kind": ((ANSWERS,), ["jitter (12)", "JPEG (6)", "accuracy (higher is better)"]),
+    "contributions": ((draw(5, 2, 4), ["frp", "nr"]), ["added to the score, mean over pairs", "scale 4", "nr"]),
+    "accuracy_by_crops": ((dict(enumerate(ESTIMATES.values(), 1)),), ["crops per triplet", "1", "2"]),
+    "outputs_by_label": ((draw(12), ANSWERS.target, {"output > 0.5": 0.5}), ["A closer", "B closer", "output > 0.5"]),
+    "fusion": ((ANSWERS, ANSWERS), ["fusion corrects 0 answers and breaks 0 of 12", "human answer"]),
+    "reliability": (
+        (Calibration(*np.array([[0.2, 0.7], [0.1, 0.9], [5, 7]])), "calibration"),
+        ["predicted P(B closer)"],
+    ),
+    "distortions": ((rng.integers(256, size=(64, 96, 3), dtype=np.uint8), (0.5, 0.5), (8, 6)), ["JPEG2000", "jitter"]),
+}
+
+
+def as_tensors(value):
+    """Arguments with a tensor for each float array."""
+    if isinstance(value, np.ndarray) and value.dtype == np.float32:
+        return torch.tensor(value).bfloat16().requires_grad_()
+    if isinstance(value, dict):
+        return {key: as_tensors(entry) for key, entry in value.items()}
+    return type(value)(map(as_tensors, value)) if type(value) in (list, tuple) else value
+
+
+def texts(figure):
+    figure.draw_without_rendering()
+    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
+
+
+def public():
+    return {f.__name__ for _, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
+
+
+def test_every_figure_is_tested():
+    assert {name for name in public() if not name.startswith("_")} == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_say_what_they_show(name):
+    arguments, expected = FIGURES[name]
+    mine = plt.figure()
+    figure = getattr(plots, name)(*arguments)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    assert plt.get_fignums() == [mine.number]
+    plt.close(mine)
+    assert set(expected) <= texts(figure)
+    assert not {text for text in texts(figure) if "people" in text or "^" in text}
+    box = figure.get_tightbbox()
+    assert (box.min > -0.05).all()
+    assert (box.max < figure.get_size_inches() + 0.05).all()
+
+
+@pytest.mark.parametrize("name", [n for n, (given, _) in FIGURES.items() if repr(as_tensors(given)) != repr(given)])
+def test_arrays_and_tensors_give_the_same_figure(name):
+    arguments, _ = FIGURES[name]
+    figures = [getattr(plots, name)(*given) for given in (arguments, as_tensors(arguments))]
+    for one, other in zip(*(figure.axes for figure in figures), strict=True):
+        for image, twin in zip(one.images, other.images, strict=True):
+            np.testing.assert_allclose(image.get_array(), twin.get_array(), atol=0.01)
+
+
+def test_channels_last_and_uint8_images_are_the_same_images():
+    pixels = rng.integers(256, size=(12, 16, 3), dtype=np.uint8)
+    same = pixels, torch.tensor(pixels), torch.tensor(pixels).permute(2, 0, 1), pixels.transpose(2, 0, 1) / 255
+    shown = [plots.images_and_maps({"image": image}).axes[0].images[0].get_array() for image in same]
+    for image in shown:
+        np.testing.assert_allclose(image, pixels / 255, atol=1e-6)
+
+
+def over(figure):
+    """Axes with a map over an image."""
+    return [axis for axis in figure.axes if len(axis.images) == 2]
+
+
+@pytest.mark.parametrize("name", ["gates", "attention", "block_attention", "query_attention"])
+def test_a_map_lies_exactly_over_its_grey_image(name):
+    arguments, _ = FIGURES[name]
+    drawn = over(getattr(plots, name)(*arguments))
+    assert drawn
+    for axis in drawn:
+        grey, values = axis.images
+        assert grey.get_array().shape == (12, 16)
+        assert values.get_array().shape != (12, 16)
+        assert tuple(values.get_extent()) == tuple(grey.get_extent()) == (-0.5, 15.5, 11.5, -0.5)
+        assert values.get_alpha() == 0.65
+
+
+@pytest.mark.parametrize("name", ["attention", "block_attention", "query_attention"])
+def test_attention_has_the_colours_of_0_to_2_times_its_mean(name):
+    arguments, _ = FIGURES[name]
+    for axis in over(getattr(plots, name)(*arguments)):
+        assert axis.images[1].get_clim() == (0, 2)
+        assert axis.images[1].get_array().mean() == pytest.approx(1)
+
+
+def test_the_peak_of_attention_beyond_the_colours_is_in_the_title():
+    flat = np.ones((1, 1, 2, 4), np.float32)
+    peaked = flat * np.array([1, 1, 1, 13])
+    figure = plots.attention(IMAGES, {"attention_2x": flat, "attention_3x": peaked})
+    assert {"scale 2x, head 1", "scale 3x, head 1, peak 3.2"} <= texts(figure)
+
+
+def test_flat_weights_look_flat():
+    figure = plots.weighted_scores(*FIGURES["weighted_scores"][0])
+    (weights,) = (axis.images[0] for axis in figure.axes if axis.get_title().startswith("weight"))
+    assert weights.get_clim() == (0, 2)
+    np.testing.assert_allclose(weights.get_array(), 1)
+
+
+def test_gates_span_a_tenth_at_least_and_are_the_same_over_a_and_b():
+    flat, wide = np.full((1, 1, 2, 2), 0.5), np.array([0.1, 0.9, 0.2, 0.3]).reshape(1, 1, 2, 2)
+    drawn = [axis.images[1] for axis in over(plots.gates(IMAGES, {"gate_w2": flat, "gate_w3": wide}))]
+    assert [image.get_clim() for image in drawn] == [pytest.approx(c) for c in [(0.1, 0.9), (0.45, 0.55)] * 2]
+
+
+def test_differences_of_a_and_b_share_colours_from_0():
+    maps = {"difference_a_1": -np.ones((1, 2, 3, 3)), "difference_b_1": np.full((1, 2, 3, 3), 4.0)}
+    a, b = (axis for axis in plots.differences(IMAGES, maps).axes if "scale" in axis.get_title())
+    assert a.images[0].get_clim() == b.images[0].get_clim() == (0, 4)
+    assert (a.images[0].get_array() == 1).all()
+
+
+def test_similarity_maps_share_colours_up_to_1():
+    maps = {"one": np.full((1, 1, 3, 3), 0.5), "two": np.full((1, 1, 3, 3), 0.8)}
+    figure = plots.quality_maps(IMAGES[:2], maps, "SSIM")
+    assert {axis.images[0].get_clim() for axis in figure.axes if "mean" in axis.get_title()} == {(0.5, 1)}
+    by_image = {"A": [maps["one"], maps["two"]], "B": [maps["two"], maps["two"]]}
+    figure = plots.quality_maps_of_two(IMAGES[0], NAMED, {"SSIM": by_image}, "similarity")
+    drawn = [axis.images[0].get_clim() for axis in figure.axes if "mean" in axis.get_title()]
+    assert drawn == [pytest.approx(c) for c in [(0.5, 1), (0.8, 1)] * 2]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "extend"), [(0, 1, "neither"), (0.5, 1, "min"), (0, 0.5, "max"), (0.4, 0.5, "both")]
+)
+def test_a_colour_bar_shows_where_values_lie_outside_of_it(low, high, extend):
+    figure = plots.maps_beside({}, {"map": np.linspace(0, 1, 6).reshape(1, 1, 2, 3)}, "map", limits=(low, high))
+    assert figure.axes[0].images[0].get_clim() == (low, high)
+    assert figure.axes[0].images[0].colorbar.extend == extend
+
+
+def test_arrows_lead_from_taps_to_samples():
+    offsets = np.zeros((18, 3, 4))
+    offsets[8], offsets[9] = 1, -2  # of the middle tap: down, right
+    axis = plots.sampling(IMAGES[0], offsets, [(0.5, 1 / 3)]).axes[0]
+    assert axis.get_title() == "row 1, column 1 of 3 x 4\n1 of 9 taps look outside"
+    arrows = axis.collections[0]
+    np.testing.assert_allclose(arrows.XY[4], (6, 6))
+    assert (arrows.U[4], arrows.V[4]) == (-8, 4)
+
+
+def test_stars_stand_in_the_middle_of_the_query():
+    figure = plots.query_attention(*FIGURES["query_attention"][0])
+    stars = [tuple(np.ravel(axis.lines[0].get_data())) for axis in figure.axes if axis.lines]
+    assert stars == [(9.5, 1.5)] * 3 + [(13.5, 9.5)] * 3
+
+
+def test_records_are_drawn_as_what_they_are():
+    assert texts(plots.records(sized(PAIRS), [0])) == texts(plots.pairs(sized(PAIRS), [0]))
+    assert texts(plots.records(sized(TRIPLETS), [0], ANSWERS)) == texts(plots.triplets(sized(TRIPLETS), [0], ANSWERS))
+
+
+def test_labels_of_triplets_and_of_scores_where_lower_was_better():
+    assert "times shown, as A or B" in texts(plots.labels(sized(TRIPLETS)))
+    assert "score from DMOS (higher is better)" in texts(plots.labels(sized(PAIRS, higher_is_better=False)))
+
+
+def test_ranks_mark_agreement_with_the_human_rank():
+    table = pd.DataFrame({"prediction": [3.0, 1.0, 2.0]})
+    notes = [axis.get_xlabel() for axis in plots.ranks(sized(PAIRS), [0, 1, 2], {"MSE": table}, {"MSE": -1}).axes]
+    assert notes == ["human: 1.67 (1)\nMSE: 2 (2)", "human: 1.33 (2)\nMSE: 1 (1)", "human: 1 (3)\nMSE: 3 (3) ✓"]
+
+
+def test_ticks_of_the_papers_differences_are_plain_signed_numbers():
+    axis = plots.paper_differences(*FIGURES["paper_differences"][0]).axes[0]
+    axis.figure.draw_without_rendering()
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["-10", "-5", "-2", "-1", "0", "+1"]
+    assert not [text for text in axis.get_xticklabels(minor=True) if text.get_text()]
+
+
+def test_fusion_counts_the_answers_that_change():
+    before = pd.DataFrame({"prediction": [0.4, 0.6, 0.6], "target": [1.0, 1.0, 0.0]})
+    after = before.assign(prediction=[0.6, 0.4, 0.4])
+    assert plots.fusion(before, after).axes[0].get_title() == "fusion corrects 2 answers and breaks 1 of 3"
+
+
+def test_figures_of_tables_need_no_torch():
+    heavy = ["torch", "piq", "iqa_lib.training", "iqa_lib.evaluation", "iqa_lib.data"]
+    code = f"import sys, iqa_lib.plots; print(*set({heavy}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
