@@ -96,7 +96,7 @@ class Run:
         return figure
 
     def other_predictions(self, dataset: IQADataset, side: str) -> dict[str, pd.DataFrame]:
-        """Predictions on exactly these records, the runs' `side`, by the notebook's other rows of this scale and seed."""
+        """Predictions on exactly these records, a run's `side`, by the notebook's other rows of this scale and seed."""
         found = {}
         for folder in records.finished(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"]):
             record = records.read(folder)
