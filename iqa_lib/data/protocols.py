@@ -128,6 +128,12 @@ def scaled(dataset: IQADataset, low: float, high: float) -> IQADataset:
     return IQADataset(dataset.name, dataset.split, records, dataset.label)
 
 
+def scaled_by_train(sides: Sides) -> Sides:
+    """Each side's scores scaled by the lowest and highest of the training side, but for `cross`, kept as it is."""
+    low, high = map(float, sides["train"].targets.aminmax())
+    return {side: pairs if side == "cross" else scaled(pairs, low, high) for side, pairs in sides.items()}
+
+
 def joined(*datasets: IQADataset, label: Label) -> IQADataset:
     """Several data sets of one kind as one, its name and split those of all, joined by `+`."""
     names, splits = ("+".join(getattr(dataset, part) for dataset in datasets) for part in ("name", "split"))
