@@ -173,8 +173,8 @@ def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = No
     """
     for image in images:
         if not isinstance(image, Tensor) or not image.is_floating_point():
-            got, todo = getattr(image, "dtype", type(image).__name__), "divide 8-bit values by 255"
-            raise ValueError(f"an image: got {got}, expected a float tensor (B, 3, H, W) in [0, 1]: {todo}")
+            got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"an image: got {got}, expected a float tensor in [0, 1]: divide 8-bit values by 255")
         shape = tuple(image.shape)
         if image.ndim != 4 or shape[1] != 3:
             raise ValueError(f"an image: got shape {shape}, expected (B, 3, H, W): add the batch axis, convert to RGB")

@@ -133,7 +133,7 @@ def test_good_images_pass(images):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.zeros((2, 3, 16, 16)), r"got (ndarray|float64), expected a float tensor \(B, 3, H, W\) in \[0, 1\]"),
+        (np.zeros((2, 3, 16, 16)), r"got ndarray, expected a float tensor in \[0, 1\]"),
         (image(3, 16, 16), r"shape \(3, 16, 16\), expected \(B, 3, H, W\): add the batch axis"),
         (image(2, 1, 16, 16), r"shape \(2, 1, 16, 16\), expected .*convert to RGB"),
         (image(2, 16, 16, 3), r"shape \(2, 16, 16, 3\), expected \(B, 3, H, W\)"),

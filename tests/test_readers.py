@@ -311,21 +311,21 @@ def test_unknown_split_names_those_there_are(root_of, name):
 
 @pytest.mark.parametrize("name", SIDES)
 @pytest.mark.parametrize("root", [None, "nowhere", "empty"])
-def test_folder_that_is_none_or_empty_tells_layout_and_page(tmp_path, name, root):
+def test_folder_that_is_none_or_empty_names_layout_and_page(tmp_path, name, root):
     (tmp_path / "empty").mkdir()
     origin = import_module(f"iqa_lib.data.{name}").ORIGIN
     with pytest.raises(DataError) as caught:
         load(name, root and tmp_path / root)
-    for told in (origin.layout, origin.page, f"python -m iqa_lib.data where {name}"):
-        assert told in str(caught.value)
+    for part in (origin.layout, origin.page, f"python -m iqa_lib.data where {name}"):
+        assert part in str(caught.value)
 
 
-# Damage: each is told by file and reason, or is harmless
+# Damage: each is reported with file and reason, or is harmless
 
 
 @dataclass(frozen=True)
 class Text:
-    """A label file made of text: where it lies, and which cells of its last line are name and label."""
+    """A label file made of text: its place, and which cells of its last line are name and label."""
 
     path: str
     separator: str
@@ -398,7 +398,7 @@ HARMLESS = {
 }
 
 
-def told(tree, root, file, reason):
+def assert_reported(tree, root, file, reason):
     """Loading fails with the file's name and the reason, and `check` lists both among the problems."""
     with pytest.raises(DataError, match=rf"(?si){Path(file).stem}.*{reason}"):
         read(tree, root)
@@ -408,11 +408,11 @@ def told(tree, root, file, reason):
 
 @pytest.mark.parametrize("damage", HARMFUL)
 @pytest.mark.parametrize("tree", TEXTS)
-def test_damaged_label_file_is_told(root_of, tree, damage):
+def test_damaged_label_file_is_reported(root_of, tree, damage):
     root, file = root_of(tree), TEXTS[tree]
     make, reason = HARMFUL[damage]
     write(root / file.path, make((root / file.path).read_text(), file))
-    told(tree, root, file.path, reason)
+    assert_reported(tree, root, file.path, reason)
 
 
 @pytest.mark.parametrize("damage", HARMLESS)
@@ -424,20 +424,20 @@ def test_harmless_spelling_of_a_label_file_is_read_alike(root_of, originals, tre
 
 
 @pytest.mark.parametrize("tree", TEXTS)
-def test_missing_label_file_is_told(root_of, tree):
+def test_missing_label_file_is_reported(root_of, tree):
     root, path = root_of(tree), TEXTS[tree].path
     (root / path).unlink()
     if tree == "csiq_list":
         path = "csiq.DMOS.xlsx"
-    told(tree, root, path, "is missing.*Official page")
+    assert_reported(tree, root, path, "is missing.*Official page")
 
 
 @pytest.mark.parametrize("tree", TEXTS)
-def test_folder_in_place_of_a_label_file_is_told(root_of, tree):
+def test_folder_in_place_of_a_label_file_is_reported(root_of, tree):
     root, path = root_of(tree), TEXTS[tree].path
     (root / path).unlink()
     (root / path).mkdir()
-    told(tree, root, path, "IsADirectoryError")
+    assert_reported(tree, root, path, "IsADirectoryError")
 
 
 @pytest.mark.parametrize("tree", TEXTS)
@@ -447,7 +447,7 @@ def test_line_that_comes_twice(root_of, tree):
     write(root / file.path, "\n".join([*lines, lines[-1]]))
     (root / "validation/validation.csv").unlink(missing_ok=True)
     if file.unique:
-        told(tree, root, file.path, r"line \d+: got .* again, first in .*, line \d+")
+        assert_reported(tree, root, file.path, r"line \d+: got .* again, first in .*, line \d+")
     else:
         read(tree, root)
         assert check(name_of(tree), root).repeats >= 1
@@ -482,33 +482,33 @@ def test_line_that_comes_twice(root_of, tree):
         ("clic", "validation/validation.csv", "5bb", "6bb", "line 1: .*questions"),
     ],
 )
-def test_wrong_entry_is_told(root_of, tree, path, old, new, reason):
+def test_wrong_entry_is_reported(root_of, tree, path, old, new, reason):
     root = root_of(tree)
     text = (root / path).read_text()
     assert old in text
     write(root / path, text.replace(old, new))
-    told(tree, root, path, reason)
+    assert_reported(tree, root, path, reason)
 
 
-def test_label_file_with_nothing_but_a_header_is_told(root_of):
+def test_label_file_with_nothing_but_a_header_is_reported(root_of):
     root = root_of("pieapp")
     path = root / "labels/train/ref_1_pairwise_labels.csv"
     write(path, path.read_text().splitlines()[0])
-    told("pieapp", root, path, "line 1: got nothing below the header")
+    assert_reported("pieapp", root, path, "line 1: got nothing below the header")
 
 
-def test_reference_without_labels_is_told(root_of):
+def test_reference_without_labels_is_reported(root_of):
     root = root_of("pipal")
     image(root / "Train_Ref/A0009.bmp")
-    told("pipal", root, "Train_Label/A0009.txt", "is missing")
+    assert_reported("pipal", root, "Train_Label/A0009.txt", "is missing")
 
 
-def test_names_that_differ_in_case_alone_are_told(root_of):
+def test_names_that_differ_in_case_alone_are_reported(root_of):
     root = root_of("tid2013")
     image(root / "reference_images/i01.bmp")
     image(root / "reference_images/i01.BMP")
     (root / "reference_images/I01.BMP").unlink()
-    told("tid2013", root, "reference_images", "expected one of them, as I01.bmp")
+    assert_reported("tid2013", root, "reference_images", "expected one of them, as I01.bmp")
 
 
 # LIVE and CSIQ: binary label files; BAPPS: one label a file
@@ -549,7 +549,7 @@ def test_live_label_files(root_of, file, values, reason):
     root = root_of("live")
     change_mat(root / file, **values)
     if reason:
-        told("live", root, file, reason)
+        assert_reported("live", root, file, reason)
     else:
         assert len(read("live", root)) == 27
 
@@ -561,7 +561,7 @@ def test_live_label_file_that_is_none(root_of, file, content):
     whole = (root / file).read_bytes()
     keep = {"first half": len(whole) // 2, "all but the end": len(whole) - 20}
     write(root / file, whole[: keep[content]] if content in keep else content)
-    told("live", root, file, "cannot be read|values in")
+    assert_reported("live", root, file, "cannot be read|values in")
 
 
 @pytest.mark.parametrize(
@@ -583,14 +583,14 @@ def test_csiq_workbook_cells(root_of, column, value, reason):
     book["all_by_image"].cell(5, column).value = value
     path.unlink()
     book.save(path)
-    told("csiq", root, path, reason)
+    assert_reported("csiq", root, path, reason)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", PNG, b"<html></html>", "first half"])
 def test_csiq_workbook_that_is_none(root_of, content):
     path = root_of("csiq") / "csiq.DMOS.xlsx"
     write(path, path.read_bytes()[:3000] if content == "first half" else content)
-    told("csiq", path.parent, path, "cannot be read")
+    assert_reported("csiq", path.parent, path, "cannot be read")
 
 
 @pytest.mark.parametrize("change", ["sheet", "header", "empty row"])
@@ -606,7 +606,7 @@ def test_csiq_workbook_of_another_shape(root_of, change):
         sheet.insert_rows(8)
     path.unlink()
     book.save(path)
-    told(
+    assert_reported(
         "csiq",
         path.parent,
         path,
@@ -638,7 +638,7 @@ def test_bapps_judgements(root_of, content, reason):
     root = root_of("bapps")
     file = root / "val/color/judge/000000.npy"
     write(file, content)
-    told("bapps", root, file, reason)
+    assert_reported("bapps", root, file, reason)
 
 
 @pytest.mark.parametrize("side", ["ref", "p0", "p1", "judge"])
@@ -646,7 +646,7 @@ def test_bapps_file_that_one_of_the_folders_lacks(root_of, side):
     root = root_of("bapps")
     file = next((root / "train/cnn" / side).glob("000001.*"))
     file.unlink()
-    told("bapps", root, file, "is missing")
+    assert_reported("bapps", root, file, "is missing")
 
 
 @pytest.mark.parametrize("side", ["ref", "p0", "p1", "judge"])
@@ -654,13 +654,13 @@ def test_bapps_file_that_only_one_of_the_folders_has(root_of, side):
     root = root_of("bapps")
     file = next((root / "train/cnn" / side).glob("000001.*"))
     os.link(file, file.with_stem("000009"))
-    told("bapps", root, "000009", "is missing")
+    assert_reported("bapps", root, "000009", "is missing")
 
 
 def test_bapps_set_that_is_missing(root_of):
     root = root_of("bapps")
     shutil.rmtree(root / "val/deblur")
-    told("bapps", root, "val/deblur/ref", "is missing")
+    assert_reported("bapps", root, "val/deblur/ref", "is missing")
 
 
 # Images
@@ -684,7 +684,7 @@ def image_of(tree, root, which):
 @sides
 @pytest.mark.parametrize("damage", IMAGES)
 @trees
-def test_damaged_image_is_told(root_of, tree, damage, which):
+def test_damaged_image_is_reported(root_of, tree, damage, which):
     root = root_of(tree)
     file = image_of(tree, root, which)
     make, reason = IMAGES[damage]
@@ -697,11 +697,11 @@ def test_damaged_image_is_told(root_of, tree, damage, which):
 
 @sides
 @trees
-def test_missing_image_is_told(root_of, tree, which):
+def test_missing_image_is_reported(root_of, tree, which):
     root = root_of(tree)
     file = image_of(tree, root, which)
     file.unlink()
-    told(tree, root, file, "is missing.*Official page")
+    assert_reported(tree, root, file, "is missing.*Official page")
 
 
 @trees
@@ -716,7 +716,7 @@ def test_all_missing_images_are_counted(root_of, tree):
     assert all(file.name.lower() in problems.lower() for file in files)
 
 
-def test_workers_of_a_loader_tell_damage_and_read_the_rest(root_of):
+def test_workers_of_a_loader_report_damage_and_read_the_rest(root_of):
     roots = {tree: root_of(tree) for tree in TREES}
     files = [image_of(tree, root, -1) for tree, root in roots.items()]
     for file in files:

@@ -193,8 +193,8 @@ class Folder:
                 line = Line(path, number, tuple(cell.strip() for cell in text.split(separator)))
                 with self.reporting():
                     if len(line.cells) != columns:
-                        came = f"{len(line.cells)} in {text[:80]!r}" if text.strip() else "an empty line"
-                        raise line.error(f"columns: got {came}, expected {columns}")
+                        got = f"{len(line.cells)} in {text[:80]!r}" if text.strip() else "an empty line"
+                        raise line.error(f"columns: got {got}, expected {columns}")
                     yield line
 
     def table(self, *candidates: str, columns: Sequence[str]) -> Iterator[Line]:

@@ -24,7 +24,6 @@ PREFERENCE_TESTS = {"demo": "test", "bapps": "val", "pieapp": "test"}
 """TOPIQ's data sets of triplets, each with the side that is tested."""
 CROSS_TYPES = frozenset({2, 6, 10, 13, 17, 20, 24})
 """The demo set's types of distortion that a cross-data-set test withholds from training: one or two of each family."""
-
 Sides = dict[str, IQADataset]
 
 
