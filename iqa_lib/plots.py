@@ -78,7 +78,7 @@ def _panels(rows: Sequence, title: str = "", *, width: float = 1.9, bars: str = 
     above = 0.06 + 0.14 * max(len(heading.splitlines()) for heading, _ in texts.values())
     below = 0.06 + 0.14 * max(len(note.splitlines()) for _, note in texts.values())
     title = _fold(title, left[-1])
-    top = 0.17 * len(title.splitlines()) + above + (above + tall + below) * np.arange(len(rows))
+    top = 0.21 * len(title.splitlines()) + above + (above + tall + below) * np.arange(len(rows))
     size = np.array([left[-1], top[-1] + tall + below] * 2)
 
     figure = plt.figure(figsize=size[:2])
