@@ -27,26 +27,21 @@ def draw(*shape):
     return rng.uniform(0.4, 0.6, shape).astype(np.float32)
 
 
-def data_set(records, *, higher_is_better=True):
-    """A stand-in for `IQADataset` that holds its images."""
-    images = [draw(3, 12, 16) for _ in range(3)]
-    return SimpleNamespace(
-        name="demo",
-        records=records,
-        label=Label("MOS" if higher_is_better else "DMOS", 1, 5, higher_is_better),
-        targets=torch.tensor([record.target for record in records]),
-        read=lambda i: (*images[: len(records[i].images)], records[i].target),
-        __len__=lambda: len(records),
-    )
+class Data:
+    """A stand-in for `IQADataset` with images in memory."""
 
+    name = "demo"
 
-class Sized(SimpleNamespace):
+    def __init__(self, records, higher_is_better=True):
+        self.records, self.label = records, Label("MOS" if higher_is_better else "DMOS", 1, 5, higher_is_better)
+        self.targets = torch.tensor([record.target for record in records])
+
     def __len__(self):
         return len(self.records)
 
-
-def sized(records, **options):
-    return Sized(**vars(data_set(records, **options)))
+    def read(self, index):
+        record = self.records[index]
+        return *(torch.full((3, 12, 16), 100, dtype=torch.uint8) for _ in record.images), record.target
 
 
 KINDS = ["JPEG", "lens blur"] * 6
@@ -83,11 +78,11 @@ PLACES = [(0.25, 0.5), (0.75, 0.75)]
 
 # By function: its arguments, and texts among its titles and labels
 FIGURES = {
-    "records": ((sized(TRIPLETS), [0, 3]), ["reference leaves", "A: JPEG", "B: jitter", "human: 0.00"]),
-    "triplets": ((sized(TRIPLETS), [1], ANSWERS), ["demo set, human: share preferring B (0: A closer, 1: B closer)"]),
-    "pairs": ((sized(PAIRS), [0, 3], SCORES), ["lens blur", "demo set, human: MOS (higher is better)"]),
-    "ranks": ((sized(PAIRS), [0, 2, 4], {"SSIM": SCORES}), ["reference leaves: score (rank), ✓ = same rank as human"]),
-    "labels": ((sized(PAIRS),), ["demo: 12 records", "by type of distortion", "MOS (higher is better)"]),
+    "records": ((Data(TRIPLETS), [0, 3]), ["reference leaves", "A: JPEG", "B: jitter", "human: 0.00"]),
+    "triplets": ((Data(TRIPLETS), [1], ANSWERS), ["demo set, human: share preferring B (0: A closer, 1: B closer)"]),
+    "pairs": ((Data(PAIRS), [0, 3], SCORES), ["lens blur", "demo set, human: MOS (higher is better)"]),
+    "ranks": ((Data(PAIRS), [0, 2, 4], {"SSIM": SCORES}), ["reference leaves: score (rank), ✓ = same rank as human"]),
+    "labels": ((Data(PAIRS),), ["demo: 12 records", "by type of distortion", "MOS (higher is better)"]),
     "images_and_maps": (
         ({"reference": IMAGES[0]}, {"score": (MAPS["fine"][0, 0], "higher is better", (0.0, 1.0))}),
         ["reference", "score", "higher is better"],
@@ -141,25 +136,31 @@ FIGURES = {
         ["reference", "distorted", "FRP difference, scale 1", "NR activation, scale 4"],
     ),
     "training": (({"stage 1": SimpleNamespace(history=HISTORY)},), ["stage 1", "step", "loss (lower is better)"]),
-    "metrics": ((ESTIMATES, "accuracy", "accuracy (higher is better)", 0.5), ["accuracy", "one", "chance", "0.600"]),
-    "semantic_layers": ((ESTIMATES, ESTIMATES["one"], "LPIPS+"), ["SROCC (higher is better)", "plain LPIPS: 0.600"]),
+    "metrics": ((ESTIMATES, "accuracy", "accuracy (higher is better)", 0.5), ["accuracy", "one", " chance", "0.600"]),
+    "semantic_layers": ((ESTIMATES, ESTIMATES["one"], "LPIPS+"), ["SROCC (higher is better)", " plain LPIPS: 0.600"]),
     "forest": (
         (LINES, "Table 1"),
         ["Table 1", "SROCC", "RMSE", "higher is better", "lower is better", "full", "paper"],
     ),
     "paper_differences": ((ABLATIONS, "Ablations"), ["Ablations", "t: half, SROCC"]),
-    "scatter": ((sized(PAIRS), {"SSIM": SCORES}, ["SSIM (higher is better)"]), ["MOS (higher is better)"]),
+    "scatter": ((Data(PAIRS), {"SSIM": SCORES}, ["SSIM (higher is better)"]), ["MOS (higher is better)"]),
     "srocc_by_kind": (({"SSIM": SCORES}, {"SSIM": -1}), ["JPEG (6)", "lens blur (6)", "SROCC (higher is better)"]),
     "accuracy_by_kind": ((ANSWERS,), ["jitter (12)", "JPEG (6)", "accuracy (higher is better)"]),
     "contributions": ((draw(5, 2, 4), ["frp", "nr"]), ["added to the score, mean over pairs", "scale 4", "nr"]),
-    "accuracy_by_crops": ((dict(enumerate(ESTIMATES.values(), 1)),), ["crops per triplet", "1", "2"]),
+    "accuracy_by_crops": (
+        (dict(enumerate(ESTIMATES.values(), 1)),),
+        ["2AFC accuracy by number of crops per triplet", "1 crop", "2 crops", " chance"],
+    ),
     "outputs_by_label": ((draw(12), ANSWERS.target, {"output > 0.5": 0.5}), ["A closer", "B closer", "output > 0.5"]),
     "fusion": ((ANSWERS, ANSWERS), ["fusion corrects 0 answers and breaks 0 of 12", "human answer"]),
     "reliability": (
         (Calibration(*np.array([[0.2, 0.7], [0.1, 0.9], [5, 7]])), "calibration"),
         ["predicted P(B closer)"],
     ),
-    "distortions": ((rng.integers(256, size=(64, 96, 3), dtype=np.uint8), (0.5, 0.5), (8, 6)), ["JPEG2000", "jitter"]),
+    "distortions": (
+        (rng.integers(256, size=(64, 96, 3), dtype=np.uint8), (0.5, 0.5)),
+        ["JPEG2000", "jitter", "undistorted"],
+    ),
 }
 
 
@@ -177,12 +178,9 @@ def texts(figure):
     return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
 
 
-def public():
-    return {f.__name__ for _, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
-
-
 def test_every_figure_is_tested():
-    assert {name for name in public() if not name.startswith("_")} == set(FIGURES)
+    functions = {name for name, f in inspect.getmembers(plots, inspect.isfunction) if f.__module__ == plots.__name__}
+    assert {name for name in functions if not name.startswith("_")} == set(FIGURES)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -306,18 +304,18 @@ def test_stars_stand_in_the_middle_of_the_query():
 
 
 def test_records_are_drawn_as_what_they_are():
-    assert texts(plots.records(sized(PAIRS), [0])) == texts(plots.pairs(sized(PAIRS), [0]))
-    assert texts(plots.records(sized(TRIPLETS), [0], ANSWERS)) == texts(plots.triplets(sized(TRIPLETS), [0], ANSWERS))
+    assert texts(plots.records(Data(PAIRS), [0])) == texts(plots.pairs(Data(PAIRS), [0]))
+    assert texts(plots.records(Data(TRIPLETS), [0], ANSWERS)) == texts(plots.triplets(Data(TRIPLETS), [0], ANSWERS))
 
 
 def test_labels_of_triplets_and_of_scores_where_lower_was_better():
-    assert "times shown, as A or B" in texts(plots.labels(sized(TRIPLETS)))
-    assert "score from DMOS (higher is better)" in texts(plots.labels(sized(PAIRS, higher_is_better=False)))
+    assert "times shown, as A or B" in texts(plots.labels(Data(TRIPLETS)))
+    assert "score from DMOS (higher is better)" in texts(plots.labels(Data(PAIRS, higher_is_better=False)))
 
 
 def test_ranks_mark_agreement_with_the_human_rank():
     table = pd.DataFrame({"prediction": [3.0, 1.0, 2.0]})
-    notes = [axis.get_xlabel() for axis in plots.ranks(sized(PAIRS), [0, 1, 2], {"MSE": table}, {"MSE": -1}).axes]
+    notes = [axis.get_xlabel() for axis in plots.ranks(Data(PAIRS), [0, 1, 2], {"MSE": table}, {"MSE": -1}).axes]
     assert notes == ["human: 1.67 (1)\nMSE: 2 (2)", "human: 1.33 (2)\nMSE: 1 (1)", "human: 1 (3)\nMSE: 3 (3) ✓"]
 
 
