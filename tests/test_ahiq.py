@@ -350,7 +350,7 @@ def head_by_hand(state, cnn, vit, patch):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A file as the authors' training writes it, with what lies in it beside the weights."""
+    """A file as the authors' training writes it, with what it holds besides the weights."""
     net = nn.Linear(2, 1)
     optimizer = torch.optim.Adam(net.parameters(), 1e-4, weight_decay=1e-5)
     net(torch.ones(1, 2)).backward()
@@ -376,7 +376,7 @@ def test_the_authors_checkpoint_follows_the_equations(checkpoint, vit):
     state = {part: {key: x.double() for key, x in tensors.items()} for part, tensors in author_state().items()}
     score, f, w, offsets = head_by_hand(state, *zip(*features, strict=True), int(vit[1:]))
     ours, maps = net(*features, return_maps=True)
-    assert offsets.abs().max() > 3  # some places lie outside of the map
+    assert offsets.abs().max() > 3  # some points are outside the map
     assert score.std() > 1e-3
     for mine, expected in ((ours, score), (maps["score"], f), (maps["weight"], w), (maps["offsets"], offsets)):
         torch.testing.assert_close(mine.double(), expected, rtol=0, atol=2e-6)
@@ -412,8 +412,8 @@ def test_deformable_convolution_is_torchvisions(kind):
     inputs = x.requires_grad_(), offsets.requires_grad_()
     ours, expected = layer(*inputs), DeformConv2d.forward(layer, *inputs)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
-    goal, wanted = torch.randn_like(expected), (*inputs, *layer.parameters())
-    for a, b in zip(*(torch.autograd.grad((y * goal).sum(), wanted) for y in (ours, expected)), strict=True):
+    goal, learnt = torch.randn_like(expected), (*inputs, *layer.parameters())
+    for a, b in zip(*(torch.autograd.grad((y * goal).sum(), learnt) for y in (ours, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
 
 
@@ -469,7 +469,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("cnn", "fusion", "pooling"), VARIANTS)
 def test_variant_learns(cnn, fusion, pooling):
-    net = ahiq(cnn=cnn, fusion=fusion, pooling=pooling).train()
+    net = ahiq(cnn=cnn, fusion=fusion, pooling=pooling, width=1 / 16).train()
     score, maps = net(*pair(1, 32, 48), return_maps=True)
     assert score.shape == (1,)
     assert ("score" in maps, "weight" in maps) == (pooling != "spatial",) * 2
@@ -595,7 +595,7 @@ def test_features_have_no_attention(model):
 
 def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
-    net = ahiq(cnn="packaged", cnn_weights="packaged")
+    net = ahiq(cnn="packaged", cnn_weights="packaged", width=1 / 16)
     crops = Crops(image_set(tmp_path, [(64, 64), (48, 64)], pairs=True), "corners", 32)
     expected = predict(net, crops)
     features = FixedFeatures(crops, net)
@@ -609,7 +609,7 @@ def test_models_share_the_kept_features_of_a_backbone(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
     crops = Crops(image_set(tmp_path, [(64, 64)], pairs=True), "corners", 32)
     kept = [
-        FixedFeatures(crops, ahiq(vit="b16", **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
+        FixedFeatures(crops, ahiq(width=1 / 16, **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
     ]
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 3  # a ViT and two CNNs
     for features in kept[1:]:
@@ -651,20 +651,21 @@ def test_bf16_stays_near_fp32(model):
     assert (coarse_maps["offsets"] - maps["offsets"]).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("cnn", ["packaged", "hrnet"])
-def test_bf16_learns(cnn):
-    net = ahiq(cnn=cnn).train()
+@pytest.mark.parametrize("project", [False, True])
+def test_bf16_learns(project):
+    fusion = DeformFusion(64, 16, deform=True, project=project, width=1 / 16)
+    cnn, vit = torch.randn(1, 64, 8, 8), torch.randn(1, 3840, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        score = net(*pair(1, 32, 32))
-    score.square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.deform_net.parameters())
+        fused = fusion(cnn, fusion.offsets(vit, cnn.shape[-2:]))
+    fused.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in fusion.parameters())
 
 
 # --- Freezing
 
 
 def test_backbones_stay_as_they_are_and_the_heads_learn():
-    net = ahiq(cnn="packaged")
+    net = ahiq(cnn="packaged", width=1 / 16)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.train()
     assert not any(module.training for backbone in net.backbone.values() for module in backbone.net.modules())
@@ -679,7 +680,7 @@ def test_backbones_stay_as_they_are_and_the_heads_learn():
 
 
 def kept_for_backward(call):
-    """Bytes of each tensor that a forward pass keeps for the backward one, by where it lies."""
+    """Bytes of each tensor that a forward pass keeps for the backward one, by its address."""
     kept = {}
 
     def pack(tensor):
@@ -693,7 +694,7 @@ def kept_for_backward(call):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_training_keeps_nothing_of_the_backbones(fusion):
-    net = ahiq(cnn="packaged", fusion=fusion).train()
+    net = ahiq(cnn="packaged", fusion=fusion, width=1 / 16).train()
     images = pair(1, 32, 48)
     features = [net.extract(image) for image in images]
     assert not any(x.requires_grad or x.grad_fn for maps in features for x in maps)

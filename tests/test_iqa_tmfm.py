@@ -334,7 +334,7 @@ class Foreign:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda path: path.unlink(), "there is no such file"),
         (cut_short, "cannot be read"),
@@ -343,10 +343,10 @@ class Foreign:
         (lambda path: torch.save({"epoch": 3, "model": {}}, path), "holds"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path, spoil, message):
+def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path, damage, message):
     path = tmp_path / "weights.pth.tar"
     torch.save({"state_dict": authors_state(**SMALL_SIZES)}, path)
-    spoil(path)
+    damage(path)
     with pytest.raises(WeightsError, match=message) as caught:
         IQATMFM.from_author_checkpoint(path, **SMALL)
     assert str(path) in str(caught.value)
