@@ -220,7 +220,7 @@ def test_cut_cnn_equals_the_whole_one(name):
     network, taps, channels = BACKBONES[name]
     cut = RESNET152_LAYER2 if name.endswith("layer2") else CNNS[name]
     backbone, images, grid = (
-        backbone_once(CNNBackbone, cut, weights="random", norm="half"),
+        backbone_once(CNNBackbone, *cut, weights="random", norm="half"),
         pair(1, 96, 96)[0],
         (24, 24),
     )
