@@ -1,9 +1,7 @@
 """AHIQ: sizes of the paper, cut backbones against whole ones, the head against a second derivation, freezing, files."""
 
-import gc
 import io
 import math
-import weakref
 import zipfile
 from contextlib import contextmanager
 from functools import cache
@@ -13,7 +11,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from test_views import image_set
+from test_crops import image_set
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d, deform_conv2d
@@ -41,7 +39,7 @@ from iqa_lib.weights import Weights, WeightsError
 VIT_TAGS = {"b8": "vit_base_patch8_224.augreg_in21k_ft_in1k", "b16": "vit_base_patch16_224.augreg_in21k_ft_in1k"}
 SMALL_VIT = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # where nothing is computed
 LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
-TRUNKS = {
+BACKBONES = {
     "resnet50": ("resnet50.a1_in1k", LAYER1, 768),
     "resnet101": ("resnet101.a1h_in1k", LAYER1, 768),
     "resnet152": ("resnet152.a1h_in1k", LAYER1, 768),
@@ -217,12 +215,12 @@ def test_shapes_of_maps(request, vit, height, width):
 # --- Cut backbones are whole ones
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_cut_cnn_equals_the_whole_one(name):
-    network, taps, channels = TRUNKS[name]
+    network, taps, channels = BACKBONES[name]
     cut = RESNET152_LAYER2 if name.endswith("layer2") else CNNS[name]
     backbone, images, grid = (
-        backbone_once(CNNBackbone, cut, weights="random", norm="half"),
+        backbone_once(CNNBackbone, *cut, weights="random", norm="half"),
         pair(1, 96, 96)[0],
         (24, 24),
     )
@@ -283,7 +281,7 @@ def test_official_code_takes_layer2_of_resnet152():
     def taps(**options):
         return ahiq(cnn="resnet152", fusion="cnn", **options).backbone["cnn"].taps
 
-    layer2 = TRUNKS["resnet152, layer2"][1]
+    layer2 = BACKBONES["resnet152, layer2"][1]
     assert taps() == taps(preset="official_code", resnet152_blocks="layer1") == LAYER1
     assert taps(preset="official_code") == taps(resnet152_blocks="layer2") == layer2
 
@@ -352,7 +350,7 @@ def head_by_hand(state, cnn, vit, patch):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A file as the authors' training writes it, with what lies in it beside the weights."""
+    """A file as the authors' training writes it, with what it holds besides the weights."""
     net = nn.Linear(2, 1)
     optimizer = torch.optim.Adam(net.parameters(), 1e-4, weight_decay=1e-5)
     net(torch.ones(1, 2)).backward()
@@ -372,33 +370,30 @@ def test_the_authors_checkpoint_follows_the_equations(checkpoint, vit):
         net = AHIQ.from_author_checkpoint(checkpoint, vit=vit, cnn_weights="random", vit_weights="random").eval()
     assert net.checkpoint == Weights("AHIQ", "file", "epoch_33.pth", sha256(checkpoint))
     assert [weights.source for weights in net.backbone.weights.values()] == ["random", "random"]
-    images = pair(2, 32, 48)
-    cnn, vit_maps = zip(*map(net.extract, images), strict=True)
-    score, f, w, offsets = head_by_hand(author_state(), cnn, vit_maps, int(vit[1:]))
-    ours, maps = net(*images, return_maps=True)
-    assert offsets.abs().max() > 3  # some places lie outside of the map
+    net.deform_net.double()
+    net.regressor.double()  # what remains of rounding is that of offsets, f and w, which stay in fp32
+    features = [[maps.double() for maps in net.extract(image)] for image in pair(2, 32, 48)]
+    state = {part: {key: x.double() for key, x in tensors.items()} for part, tensors in author_state().items()}
+    score, f, w, offsets = head_by_hand(state, *zip(*features, strict=True), int(vit[1:]))
+    ours, maps = net(*features, return_maps=True)
+    assert offsets.abs().max() > 3  # some points are outside the map
     assert score.std() > 1e-3
-    assert (ours - score).abs().max() < 1e-5
-    for name, expected in (("score", f), ("weight", w), ("offsets", offsets)):
-        assert (maps[name] - expected).abs().max() < 3e-5
+    for mine, expected in ((ours, score), (maps["score"], f), (maps["weight"], w), (maps["offsets"], offsets)):
+        torch.testing.assert_close(mine.double(), expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("patch", [8, 16])
 def test_offsets_are_a_convolution_of_the_enlarged_map(patch):
+    """In double precision: fp32 sums of 34,560 terms differ by 1e-5 from one order to another."""
     torch.manual_seed(0)
-    fusion = DeformFusion(8, patch, deform=True, project=False)
-    vit, size = torch.randn(2, 3840, 3, 5), (3 * patch // 4, 5 * patch // 4)
+    fusion = DeformFusion(8, patch, deform=True, project=False).double()
+    vit, size = torch.randn(2, 3840, 3, 5, dtype=torch.float64), (3 * patch // 4, 5 * patch // 4)
     enlarged = vit.repeat_interleave(patch // 4, 2).repeat_interleave(patch // 4, 3)
     ours, expected = fusion.offsets(vit, size), fusion.conv_offset(enlarged)
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
-    goal = torch.randn_like(expected)
-    wanted = list(fusion.conv_offset.parameters())
-    for a, b in zip(
-        torch.autograd.grad((ours * goal).sum(), wanted),
-        torch.autograd.grad((expected * goal).sum(), wanted),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-3)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)  # the nine parts are rounded to fp32
+    goal, learnt = torch.randn_like(expected), list(fusion.conv_offset.parameters())
+    for a, b in zip(*(torch.autograd.grad((y * goal).sum(), learnt) for y in (ours, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
 
 
 OFFSETS = {
@@ -417,8 +412,8 @@ def test_deformable_convolution_is_torchvisions(kind):
     inputs = x.requires_grad_(), offsets.requires_grad_()
     ours, expected = layer(*inputs), DeformConv2d.forward(layer, *inputs)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
-    goal, wanted = torch.randn_like(expected), (*inputs, *layer.parameters())
-    for a, b in zip(*(torch.autograd.grad((y * goal).sum(), wanted) for y in (ours, expected)), strict=True):
+    goal, learnt = torch.randn_like(expected), (*inputs, *layer.parameters())
+    for a, b in zip(*(torch.autograd.grad((y * goal).sum(), learnt) for y in (ours, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
 
 
@@ -474,7 +469,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("cnn", "fusion", "pooling"), VARIANTS)
 def test_variant_learns(cnn, fusion, pooling):
-    net = ahiq(cnn=cnn, fusion=fusion, pooling=pooling).train()
+    net = ahiq(cnn=cnn, fusion=fusion, pooling=pooling, width=1 / 16).train()
     score, maps = net(*pair(1, 32, 48), return_maps=True)
     assert score.shape == (1,)
     assert ("score" in maps, "weight" in maps) == (pooling != "spatial",) * 2
@@ -593,24 +588,14 @@ def test_identical_images_show_no_difference():
 
 
 @torch.no_grad()
-def test_a_batch_equals_its_pairs_one_by_one(model):
-    images = pair(3)
-    singles = torch.cat([model(*(image[k : k + 1] for image in images)) for k in range(3)])
-    assert singles.std() > 1e-4
-    torch.testing.assert_close(model(*images), singles, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_features_in_place_of_images(model):
-    images = pair()
-    score, maps = model(*map(model.extract, images), return_maps=True)
-    torch.testing.assert_close(score, model(*images), rtol=0, atol=1e-5)
+def test_features_have_no_attention(model):
+    _, maps = model(*map(model.extract, pair()), return_maps=True)
     assert sorted(maps) == ["offsets", "score", "weight"]
 
 
 def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
-    net = ahiq(cnn="packaged", cnn_weights="packaged")
+    net = ahiq(cnn="packaged", cnn_weights="packaged", width=1 / 16)
     crops = Crops(image_set(tmp_path, [(64, 64), (48, 64)], pairs=True), "corners", 32)
     expected = predict(net, crops)
     features = FixedFeatures(crops, net)
@@ -624,7 +609,7 @@ def test_models_share_the_kept_features_of_a_backbone(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
     crops = Crops(image_set(tmp_path, [(64, 64)], pairs=True), "corners", 32)
     kept = [
-        FixedFeatures(crops, ahiq(vit="b16", **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
+        FixedFeatures(crops, ahiq(width=1 / 16, **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
     ]
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 3  # a ViT and two CNNs
     for features in kept[1:]:
@@ -656,18 +641,6 @@ def test_attention_is_the_class_tokens(model):
 
 
 @torch.no_grad()
-def test_maps_change_nothing_and_leave_nothing_behind(model):
-    images = pair()
-    score, maps = model(*images, return_maps=True)
-    assert torch.equal(model(*images), score)
-    references = [weakref.ref(tensor) for tensor in maps.values()]
-    del maps
-    gc.collect()
-    assert [reference() for reference in references] == [None] * 5
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-@torch.no_grad()
 def test_bf16_stays_near_fp32(model):
     images = pair()
     score, maps = model(*images, return_maps=True)
@@ -678,20 +651,21 @@ def test_bf16_stays_near_fp32(model):
     assert (coarse_maps["offsets"] - maps["offsets"]).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("cnn", ["packaged", "hrnet"])
-def test_bf16_learns(cnn):
-    net = ahiq(cnn=cnn).train()
+@pytest.mark.parametrize("project", [False, True])
+def test_bf16_learns(project):
+    fusion = DeformFusion(64, 16, deform=True, project=project, width=1 / 16)
+    cnn, vit = torch.randn(1, 64, 8, 8), torch.randn(1, 3840, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
-        score = net(*pair(1, 32, 32))
-    score.square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.deform_net.parameters())
+        fused = fusion(cnn, fusion.offsets(vit, cnn.shape[-2:]))
+    fused.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in fusion.parameters())
 
 
 # --- Freezing
 
 
 def test_backbones_stay_as_they_are_and_the_heads_learn():
-    net = ahiq(cnn="packaged")
+    net = ahiq(cnn="packaged", width=1 / 16)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     net.train()
     assert not any(module.training for backbone in net.backbone.values() for module in backbone.net.modules())
@@ -706,7 +680,7 @@ def test_backbones_stay_as_they_are_and_the_heads_learn():
 
 
 def kept_for_backward(call):
-    """Bytes of each tensor that a forward pass keeps for the backward one, by where it lies."""
+    """Bytes of each tensor that a forward pass keeps for the backward one, by its address."""
     kept = {}
 
     def pack(tensor):
@@ -720,7 +694,7 @@ def kept_for_backward(call):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_training_keeps_nothing_of_the_backbones(fusion):
-    net = ahiq(cnn="packaged", fusion=fusion).train()
+    net = ahiq(cnn="packaged", fusion=fusion, width=1 / 16).train()
     images = pair(1, 32, 48)
     features = [net.extract(image) for image in images]
     assert not any(x.requires_grad or x.grad_fn for maps in features for x in maps)
@@ -739,14 +713,8 @@ def test_training_keeps_nothing_of_the_backbones(fusion):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"preset": "official"}, ValueError, r"preset: got 'official', expected one of \('paper', 'official_code'\)"),
-        ({"cnn": "resnet18"}, ValueError, r"cnn: got 'resnet18', expected one of \('resnet50', .*'packaged'\)"),
-        ({"vit": "l16"}, ValueError, r"vit: got 'l16', expected one of \('b8', 'b16'\)"),
-        ({"fusion": "deform"}, ValueError, r"fusion: got 'deform', expected one of \('deform\+concat', 'concat', "),
-        ({"pooling": "mean"}, ValueError, r"pooling: got 'mean', expected one of \('patch', 'spatial', 'both'\)"),
-        ({"resnet152_blocks": "layer3"}, ValueError, r"resnet152_blocks: got 'layer3', expected one of \('layer1',"),
-        ({"norm": "zero"}, ValueError, r"norm: got 'zero', expected one of 'weights', 'half'"),
-        ({"cnn_weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
+        ({"width": 0.01}, ValueError, r"width: got 0\.01, expected at least 0\.015625"),
+        ({"width": math.nan}, ValueError, r"width: got nan, expected at least"),
         (
             {"fusion": "vit", "vit_weights": "packaged"},
             WeightsError,
@@ -754,7 +722,7 @@ def test_training_keeps_nothing_of_the_backbones(fusion):
         ),
     ],
 )
-def test_unknown_options_are_errors(options, error, message):
+def test_impossible_options_are_errors(options, error, message):
     with pytest.raises(error, match=message):
         ahiq(**options)
 
@@ -762,14 +730,11 @@ def test_unknown_options_are_errors(options, error, message):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (pair(1, 16, 64), "got 16x64, expected sides of at least 32"),
-        (pair(1, 40, 64), r"came 40x64, expected sides that are multiples of 16, the ViT's patch: crop or enlarge"),
-        (pair(1, 64, 40), "came 64x40, expected sides that are multiples of 16"),
-        ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
-        ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
+        (pair(1, 40, 64), r"got 40x64, expected sides that are multiples of 16, the ViT's patch: crop or resize"),
+        (pair(1, 64, 40), "got 64x40, expected sides that are multiples of 16"),
     ],
 )
-def test_wrong_images_are_errors(packaged, images, message):
+def test_sides_that_are_no_multiples_of_the_patch_are_errors(packaged, images, message):
     with pytest.raises(ValueError, match=message):
         packaged(*images)
 
@@ -838,13 +803,6 @@ def test_a_file_of_a_whole_model(monkeypatch, tmp_path, fusion, prefix):
 
 def heads(net, part):
     return getattr(net, part).state_dict()
-
-
-def test_own_state_goes_round(packaged):
-    again = ahiq(cnn="packaged", fusion="cnn")
-    again.load_state_dict(packaged.state_dict())
-    with torch.no_grad():
-        assert torch.equal(again(*pair()), packaged(*pair()))
 
 
 def test_backbones_are_backbones(model):

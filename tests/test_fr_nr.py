@@ -1,8 +1,6 @@
 """FRNR: sizes against the paper, encoders against torchvision, the pooled differences by hand, freezing, shares."""
 
-import gc
 import math
-import weakref
 from itertools import pairwise
 
 import pytest
@@ -15,7 +13,6 @@ from torch.utils.data import Dataset
 from iqa_lib.backbones import PACKAGED
 from iqa_lib.models.fr_nr import BRANCHES, FRNR, Head
 from iqa_lib.training import Task, fit, load_weights, save_weights
-from iqa_lib.weights import WeightsError
 
 VGG, RESNET, INCEPTION = "vgg16.tv_in1k", "resnet50.tv_in1k", "inception_v3.tv_in1k"
 SCALES = (1, 2, 3, 4)
@@ -147,35 +144,18 @@ def test_other_taps():
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "message"),
+    ("options", "message"),
     [
-        ({"branches": ()}, ValueError, r"branches: got \(\), expected one or more of \('frp', 'frnp', 'nr'\)"),
-        ({"branches": ("frp", "fr")}, ValueError, r"branches: got \('frp', 'fr'\), expected one or more of"),
-        ({"branches": "nr"}, ValueError, r"branches: got 'nr', expected one or more of"),
-        ({"vgg_taps": "pool"}, ValueError, r"vgg_taps: got 'pool', expected one of \('pre_pool', 'post_pool'\)"),
-        ({"vgg_taps": "post_pool"}, ValueError, r"'post_pool' with backbone 'tf_eff.*', expected a VGG"),
-        ({"backbone": "inception_v3"}, ValueError, "got 'inception_v3', expected a full timm tag"),
-        ({"backbone": "convnext_tiny.fb_in1k"}, ValueError, r"strides \[4, 8, 16, 32\], expected \[2\] too"),
-        ({"weights": "missing.pth"}, WeightsError, r"missing\.pth', which is not a file"),
+        ({"branches": ()}, r"branches: got \(\), expected one or more of 'frp', 'frnp', 'nr'"),
+        ({"branches": ("frp", "fr")}, r"branches: got \('frp', 'fr'\), expected one or more of"),
+        ({"branches": "nr"}, r"branches: got 'nr', expected one or more of"),
+        ({"vgg_taps": "post_pool"}, r"'post_pool' with backbone 'tf_eff.*', expected a VGG"),
+        ({"backbone": "convnext_tiny.fb_in1k"}, r"strides \[4, 8, 16, 32\], expected \[2\] too"),
     ],
 )
-def test_unknown_options_are_errors(options, error, message):
-    with pytest.raises(error, match=message):
-        frnr(**options)
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (pair(1, 31, 64), "got 31x64, expected sides of at least 32"),
-        ((pair(1)[0], pair(1, 64, 64)[0]), "unequal shapes"),
-        ([255 * image for image in pair(1)], r"expected \[0, 1\]"),
-        ([image.numpy() for image in pair(1)], "got ndarray"),
-    ],
-)
-def test_wrong_images_are_errors(model, images, message):
+def test_impossible_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
-        model(*images)
+        frnr(**options)
 
 
 # --- Encoders
@@ -249,7 +229,7 @@ def test_only_the_frozen_branch_has_pretrained_weights(model):
 def test_learnt_branches_look_for_no_weights():
     model = frnr(branches=("frnp", "nr"), weights="missing.pth")
     assert model.backbone is None
-    with pytest.raises(ValueError, match=r"branches are \('frnp', 'nr'\), expected 'frp' among them"):
+    with pytest.raises(ValueError, match=r"branches: got \('frnp', 'nr'\), expected 'frp' among them"):
         model.extract(pair()[0])
 
 
@@ -359,14 +339,6 @@ def test_dropout_follows_each_hidden_layer_in_training_alone():
 
 
 @torch.no_grad()
-def test_a_batch_equals_its_pairs_one_by_one(model):
-    images = pair(3)
-    singles = torch.cat([model(*(image[k : k + 1] for image in images)) for k in range(3)])
-    assert singles.std() > 1e-4
-    torch.testing.assert_close(model(*images), singles, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
 def test_features_in_place_of_images(model, frp):
     reference, distorted = pair(2, 50, 70)
     score = frp(reference, distorted)
@@ -374,7 +346,7 @@ def test_features_in_place_of_images(model, frp):
     for inputs in (features, (features[0], distorted), (reference, features[1])):
         torch.testing.assert_close(frp(*inputs), score, rtol=0, atol=1e-5)
     with pytest.raises(
-        ValueError, match=r"in place of images with branches \('frp', 'frnp', 'nr'\), expected only 'frp'"
+        ValueError, match=r"got features with branches \('frp', 'frnp', 'nr'\), expected images, or 'frp' alone"
     ):
         model(reference, features[1])
 
@@ -387,27 +359,15 @@ def test_vector_in_place_of_images(model):
 @pytest.mark.parametrize(
     ("inputs", "options", "message"),
     [
-        (torch.rand(2, 3, 64, 64), {}, r"one argument came, of shape \(2, 3, 64, 64\).*expected .* \(B, 576\)"),
-        (torch.rand(2, 575), {}, r"of shape \(2, 575\)"),
+        (torch.rand(2, 3, 64, 64), {}, r"model\(vector\): got shape \(2, 3, 64, 64\).*expected \(B, 576\)"),
+        (torch.rand(2, 575), {}, r"got shape \(2, 575\)"),
         (torch.rand(2, 576), {"return_maps": True}, "return_maps=True"),
-        ([torch.rand(2, 16, 8, 8)], {}, "one argument came"),
+        ([torch.rand(2, 16, 8, 8)], {}, r"model\(vector\): got shape \(\)"),
     ],
 )
 def test_wrong_vectors_are_errors(model, inputs, options, message):
     with pytest.raises(ValueError, match=message):
         model(inputs, **options)
-
-
-@torch.no_grad()
-def test_maps_change_nothing_and_leave_nothing_behind(model):
-    plain = model(*pair())
-    score, maps = model(*pair(), return_maps=True)
-    assert torch.equal(plain, score)
-    references = [weakref.ref(tensor) for tensor in maps.values()]
-    del maps
-    gc.collect()
-    assert [reference() for reference in references] == [None] * 15
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_weights_saved_and_loaded(model, tmp_path):

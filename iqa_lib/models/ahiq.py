@@ -27,13 +27,12 @@ What slides and code leave open was decided here and cannot be checked against t
 stage, projected to 768 channels by a trained 1x1 convolution; maps of a stride other than 4 are resized to it
 bilinearly; without a ViT there are no offsets, and so no deformable convolution; spatial pooling is a global average
 and one linear layer; "patch + spatial" is the mean of both scores. The networks of Table 7 have the weights that timm
-0.5.4, which the authors pin, gives under their bare names.
+0.5.4, which the authors pin, gives under their bare names. Heads name their modules as the authors' checkpoint does.
 """
 
 import _codecs
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,40 +60,33 @@ VIT_BLOCKS = 5
 VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
 
-
-class Cut(NamedTuple):
-    """Where a CNN is cut: timm's index of the last stage needed, the modules whose outputs are used, their channels."""
-
-    network: str
-    stage: int
-    taps: tuple[str, ...]
-    channels: int
-
-
 _LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
 _BLOCK35 = ("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
 _SIX_OF_LAYER2 = ("layer2.0", "layer2.1", "layer2.3", "layer2.4", "layer2.5", "layer2.7")
 
 CNNS = {
-    "resnet50": Cut("resnet50.a1_in1k", 1, _LAYER1, 768),
-    "resnet101": Cut("resnet101.a1h_in1k", 1, _LAYER1, 768),
-    "resnet152": Cut("resnet152.a1h_in1k", 1, _LAYER1, 768),
-    "hrnet": Cut("hrnet_w32.ms_in1k", 1, ("layer1.3",), 256),
-    "inception_resnet_v2": Cut("inception_resnet_v2.tf_in1k", 2, _BLOCK35, 1920),
-    "packaged": Cut(PACKAGED, 3, ("blocks.1", "blocks.2", "blocks.4"), 176),
+    "resnet50": ("resnet50.a1_in1k", 1, _LAYER1, 768),
+    "resnet101": ("resnet101.a1h_in1k", 1, _LAYER1, 768),
+    "resnet152": ("resnet152.a1h_in1k", 1, _LAYER1, 768),
+    "hrnet": ("hrnet_w32.ms_in1k", 1, ("layer1.3",), 256),
+    "inception_resnet_v2": ("inception_resnet_v2.tf_in1k", 2, _BLOCK35, 1920),
+    "packaged": (PACKAGED, 3, ("blocks.1", "blocks.2", "blocks.4"), 176),
 }
-"""`"packaged"`, not in the paper, needs no download: its maps of strides 4, 8 and 16 are used."""
+"""Full timm tag, timm's index of the last stage needed, the modules whose outputs are used, their channels in all.
 
-RESNET152_LAYER2 = Cut("resnet152.a1h_in1k", 2, _SIX_OF_LAYER2, 3072)
+`"packaged"`, not in the paper, needs no download: its maps of strides 4, 8 and 16 are used.
+"""
+
+RESNET152_LAYER2 = ("resnet152.a1h_in1k", 2, _SIX_OF_LAYER2, 3072)
 
 
 class CNNBackbone(Backbone):
     """A frozen CNN, cut after its last tap; the taps' outputs on the grid of stride 4, concatenated."""
 
-    def __init__(self, cut: Cut, **options):
-        super().__init__(cut.network, taps=(cut.stage,), frozen=True, **options)
-        self.taps, self.channels, self.strides = cut.taps, (cut.channels,), (CNN_STRIDE,)
-        graph = create_feature_extractor(self.net.model, list(cut.taps)).eval()
+    def __init__(self, network: str, stage: int, taps: tuple[str, ...], channels: int, **options):
+        super().__init__(network, taps=(stage,), frozen=True, **options)
+        self.taps, self.channels, self.strides = taps, (channels,), (CNN_STRIDE,)
+        graph = create_feature_extractor(self.net.model, list(taps)).eval()
         self.net.model = GraphModule(graph, graph.graph).eval()  # `graph` itself, when copied, goes back to train mode
 
     @torch.no_grad()
@@ -153,8 +145,6 @@ class DeformFusion(nn.Module):
         deform: False leaves out the offsets and the deformable convolution (Table 6).
         project: Project the map to 768 channels first, by a 1x1 convolution (HRNet).
         width: Of the layers, as a fraction of the paper's.
-
-    Modules are named as in the authors' checkpoint.
     """
 
     def __init__(self, channels: int, patch: int, *, deform: bool, project: bool, width: float = 1.0):
@@ -190,10 +180,7 @@ class DeformFusion(nn.Module):
 
 
 class Regressor(nn.Module):
-    """A score f and a weight w for each position, and their weighted mean; or spatial pooling.
-
-    Modules are named as in the authors' checkpoint.
-    """
+    """A score f and a weight w for each position, and their weighted mean; or spatial pooling."""
 
     def __init__(self, channels: int, pooling: str, *, width: float = 1.0):
         super().__init__()
@@ -252,9 +239,7 @@ class AHIQ(nn.Module):
     (0, 1); `offsets` `(B, 18, H / 4, W / 4)` in pixels of the CNN's grid, (down, right) for each of the 9 taps in turn;
     `attention_reference` and `attention_distorted` `(B, blocks, heads, h, w)`, the share of the CLS token's attention
     that each patch gets (from images only). `model.checkpoint` describes the file read by `from_author_checkpoint`.
-
-    Raises:
-        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
     higher_is_better = True
@@ -287,9 +272,9 @@ class AHIQ(nn.Module):
         network, self.patch = VITS[vit]
         self.backbone, channels = Backbones(), 0
         if fusion != "vit":
-            self.backbone["cnn"] = CNNBackbone(cut, weights=cnn_weights, norm=norm)
+            self.backbone["cnn"] = CNNBackbone(*cut, weights=cnn_weights, norm=norm)
             options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
-            self.deform_net = DeformFusion(cut.channels, self.patch, **options)
+            self.deform_net = DeformFusion(*self.backbone["cnn"].channels, self.patch, **options)
             channels += self.deform_net.channels
         if fusion != "cnn":
             self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)

@@ -38,10 +38,7 @@ class DeformConv(DeformConv2d):
 
 
 def _bilinear(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The four pixels around each sampling point, as row numbers, and their shares (0 outside the map).
-
-    From offsets `(B, 9, 2, H, W)` to `(B * H * W * 9, 4)` both.
-    """
+    """Offsets `(B, 9, 2, H, W)` to each point's four pixels, as row numbers, and shares: `(B * H * W * 9, 4)` both."""
     batch, _, _, height, width = offsets.shape
     tap = torch.arange(9).view(9, 1, 1)
     down = offsets[:, :, 0] + tap // 3 - 1 + torch.arange(height).view(1, -1, 1)  # (B, 9, H, W)
@@ -56,7 +53,7 @@ def _bilinear(offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _neighbours(point: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The pixels before and after each point of a line of `size` pixels, clamped to the line, and their shares."""
+    """The pixels before and after each point of a line of `size` pixels, clamped to it, and their shares, 0 off it."""
     before = point.detach().floor()
     share = point - before
     inside = [(pixel >= 0) & (pixel < size) for pixel in (before, before + 1)]

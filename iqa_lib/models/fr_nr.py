@@ -7,9 +7,8 @@ https://arxiv.org/abs/2203.00845. No code was released. With `phi_s` an encoder'
     f_s = GAP(phi_s(distorted))                         NR: another learnt one
     score = FC([d_FRP, d_FRNP, f_NR])                   three layers
 
-The paper's final model has Inception-v3 in all three branches; its Table 2 (branches) has VGG16.
-
-What the paper leaves open was decided here and cannot be checked against the authors:
+The final model has Inception-v3 in all three branches, Table 2 (branches) VGG16. What the paper leaves open was decided
+here and cannot be checked against the authors:
 
 - Taps: the last maps of each stride. VGG16 (without BatchNorm): the ReLU before each of pools 2 to 5, 128 to 512
   channels; `vgg_taps="post_pool"` is the other reading, the outputs of pools 1 to 4, 64 to 512 channels. ResNet50: the
@@ -23,8 +22,7 @@ What the paper leaves open was decided here and cannot be checked against the au
 - Features are pooled as they are: no normalisation, no weights for channels or scales.
 - Head: 512, 128 and 1 wide, ReLU between, no dropout; linear output on the labels' own scale.
 - Images keep their size: no crop, and no resizing to Inception's 299.
-
-Schedule, epochs and split are not stated, either; they are the notebook's parameters.
+- Schedule, epochs and split are the notebook's parameters.
 """
 
 from collections.abc import Iterable, Sequence
@@ -127,9 +125,7 @@ class FRNR(nn.Module):
 
     `model(vector)` continues from the vector of `pooled`: with a frozen branch alone, training can start from vectors
     computed once. With that branch alone, either image can also be what `extract` returns for it.
-
-    Raises:
-        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
     higher_is_better = True
@@ -198,10 +194,8 @@ class FRNR(nn.Module):
         if distorted is None:
             shape = tuple(getattr(reference, "shape", ()))
             if return_maps or len(shape) != 2 or shape[1] != self.width:
-                raise ValueError(
-                    f"model(vector): got shape {shape} and return_maps={return_maps}, expected what `pooled` returns, "
-                    f"(B, {self.width}), without maps; or reference and distorted"
-                )
+                expected = f"(B, {self.width}) as `pooled` returns, without maps; or reference and distorted"
+                raise ValueError(f"model(vector): got shape {shape}, return_maps={return_maps}, expected {expected}")
             return self.head(reference)
         if not return_maps:
             return self.head(self.pooled(reference, distorted))

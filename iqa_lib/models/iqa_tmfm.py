@@ -195,9 +195,7 @@ class IQATMFM(nn.Module):
     `attention_2x`, `attention_3x` `(B * n, heads, h, w)`, the output token's attention to the pair's residuals (with
     the class token's share each head sums to 1); `residual_a_2x` ... `residual_b_3x` `(B * n, C, h, w)`; `logit_2x`,
     `logit_3x` `(B * n,)`. Swapping A and B does not exactly negate the logit: the paper's network is not symmetric.
-
-    Raises:
-        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
     scales = ("2x", "3x")
@@ -393,9 +391,7 @@ AUTHOR_KEYS = (
     (r"\.transformer\.(encoder|decoder)\.layers\.", r".\1."),
     (r"\.self_attn\.", ".attention."),
     (r"\.dec_enc_attn\.", ".cross."),
-    (r"\.W_Q\.", ".query."),
-    (r"\.W_K\.", ".key."),
-    (r"\.W_V\.", ".value."),
+    *((rf"\.W_{letter}\.", f".{name}.") for letter, name in (("Q", "query"), ("K", "key"), ("V", "value"))),
     (r"\.linear\.", ".out."),
     (r"\.layer_norm", ".norm"),
     (r"\.pos_ffn\.conv1\.", ".ffn.0."),

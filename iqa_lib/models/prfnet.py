@@ -171,9 +171,7 @@ class PRFNet(nn.Module):
     returns the logit `(B,)` that **B** is closer; its sigmoid is the paper's q. With `return_maps=True` also a dict:
     `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`, `difference_b_1..4`
     `(B, width, h_i, w_i)`, at least 0.
-
-    Raises:
-        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
     min_size = 32

@@ -138,9 +138,7 @@ class CFANet(nn.Module):
     shallowest: `mask_0..4` `(B, 1, h_i, w_i)` in (0, 1); `self_attention_0..4` and `cross_attention_i`, i the scale
     attended to, `(B, heads, h, w, h, w)` with `h, w` of the deepest scale: `maps["cross_attention_2"][b, :, y, x]` is
     the attention of the query at `(y, x)` to scale 2. They grow with the square of the image, up to `max_map_pixels`.
-
-    Raises:
-        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
+    Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
     higher_is_better = True
@@ -203,7 +201,7 @@ class CFANet(nn.Module):
     def folded(self) -> "CFANet":
         """A frozen copy for prediction, with BatchNorm folded into the convolution before it: equal scores, less time.
 
-        `torch.compile` of it saves another tenth on a CPU for images of one size, see `benchmarks/topiq.py`.
+        For images of one size, `torch.compile` saves another tenth on a CPU, see `benchmarks/topiq.py`.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False)
         for module in model.backbone.modules():
@@ -214,7 +212,7 @@ class CFANet(nn.Module):
         return model
 
     def extract(self, images: Tensor) -> list[Tensor]:
-        """The backbone's feature maps of images `(B, 3, H, W)`, shallow to deep."""
+        """The backbone's maps of images `(B, 3, H, W)`, shallow to deep."""
         return self.backbone(images)
 
     def forward(self, reference, distorted, *, return_maps: bool = False):
