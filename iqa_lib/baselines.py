@@ -118,14 +118,11 @@ class Baseline:
 def load(name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> Baseline:
     """A baseline ready to score: as in `BASELINES`, or with its network on `device`.
 
-    Args:
-        name: A key of `BASELINES`.
-        weights: For metrics that need weights, see `iqa_lib.weights.load_pretrained`; None is `"auto"`.
-        device: Where the network computes; its scores are returned where the images are.
+    `weights`, for metrics that need them: see `iqa_lib.weights.load_pretrained`; None is `"auto"`.
 
     Raises:
         ValueError: Unknown name, or weights for a metric that has none.
-        WeightsError: The weights are not found, or do not fit. Without network this takes seconds.
+        WeightsError: The weights are not found, or do not fit. Offline this takes seconds.
     """
     check_choice(BASELINES, baseline=name)
     baseline = BASELINES[name]

