@@ -27,8 +27,7 @@ NORMS = {
 _BLOCKS = [(stage, i) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(count)]
 PACKAGED_NAMES = [
     *((rf"_blocks\.{n}\.", f"blocks.{stage}.{i}.") for n, (stage, i) in enumerate(_BLOCKS)),
-    (r"(blocks\.0\.0\.)_project_conv", r"\1conv_pw"),
-    (r"(blocks\.0\.0\.)_bn", r"\1bn"),
+    *((r"(blocks\.0\.0\.)_project_conv", r"\1conv_pw"), (r"(blocks\.0\.0\.)_bn", r"\1bn")),
     *(("_expand_conv", "conv_pw"), ("_depthwise_conv", "conv_dw"), ("_project_conv", "conv_pwl")),
     *(("_bn0", "bn1"), ("_bn1", "bn2"), ("_bn2", "bn3")),
     *(("_conv_stem", "conv_stem"), ("_conv_head", "conv_head"), ("_fc", "classifier")),
@@ -42,8 +41,7 @@ class Backbone(nn.Module):
     Args:
         name: Full timm tag.
         taps: Indices into the network's stages, or a ViT's blocks (timm's `out_indices`), shallow to deep.
-        weights: `"auto"`, `"hub"`, `"packaged"`, `"random"`, or the path of a state dict in timm's layout: see
-            `iqa_lib.weights.find_weights`.
+        weights: See `iqa_lib.weights.find_weights`; a file is a state dict in timm's layout.
         frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`. Random weights depend
             on torch's seed alone, not on what was drawn since: every model made with this seed has the same.
         se: Put squeeze-and-excitation into each bottleneck (Res2Net and ResNet families) before the residual sum, as a
@@ -53,10 +51,7 @@ class Backbone(nn.Module):
         freeze_batchnorm: BatchNorm keeps its statistics and learns no scale and shift, while the rest trains.
         **options: timm's own, such as `dynamic_img_size=True` for a ViT.
 
-    Attributes:
-        channels: Channels of each tap.
-        strides: Stride of each tap in pixels.
-        weights: What was loaded, a `Weights`.
+    Attributes: `channels` and `strides` (in pixels) of each tap, and `weights`: what was loaded, a `Weights`.
 
     Raises:
         ValueError: Unknown tag, a bare name, or an option that this network does not have.
@@ -135,11 +130,7 @@ class Backbone(nn.Module):
 
 
 def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:
-    """Which of a timm network's stages have the given strides (in pixels): taps for `Backbone`.
-
-    Raises:
-        ValueError: Not a full timm tag, or the network has no stage of such a stride.
-    """
+    """Taps for `Backbone` at the stages of a timm network that have the given strides (in pixels), else ValueError."""
     check_tag(network)
     with torch.device("meta"):
         info = timm.create_model(network, features_only=True, feature_cls="getter").feature_info
@@ -163,7 +154,6 @@ def _load(net: nn.Module, file: Path, se: bool) -> None:
 
 
 def _open_se_gates(net: nn.Module) -> None:
-    """Set the SE gates near one."""
     for name, module in net.named_modules():
         if name.endswith(".se"):
             nn.init.zeros_(module.fc2.weight)

@@ -1,8 +1,7 @@
 """The classical and pretrained full-reference metrics that the papers' tables compare with.
 
-piq, torchmetrics or lpips compute every one; here are only the conventions under which they are called (luma or RGB,
-data range, downsampling), because the same name under another convention is another number. `table()` prints them,
-`REPORTED` lists the tables' methods that none of the three libraries has.
+piq, torchmetrics or lpips compute every one; this file holds the conventions under which they are called (luma or RGB,
+data range, downsampling), because the same name under another convention is another number. `table()` prints them.
 
     baseline = load("ms-ssim")                        # or load("lpips-alex", weights="path/to/file.pth")
     baseline.score(reference, distorted)              # (B,)
@@ -20,8 +19,10 @@ from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from iqa_lib.checks import check_choice
 from iqa_lib.weights import Weights, WeightsError, cached_file, load_pretrained
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ class Baseline:
         convention: Luma or RGB, data range, downsampling, and where the library departs from the publication.
         compute: One reference `(1, 3, H, W)` and its distorted image, in [0, 1], to one number.
         higher_is_better: The direction.
-        low: No pair scores below this.
-        high: No pair scores above this. Of `low` and `high`, an image compared with itself gets the better one, except
-            for VIFp, which is 1 there, and PieAPP, about 0.
-        build: Of a metric that needs weights: makes its network, which `load` binds as the first argument of `compute`.
+        low: No pair scores below this, none above `high`; an image compared with itself gets the better one of the two,
+            except for VIFp, which is 1 there, and PieAPP, about 0.
+        build: For a metric that needs weights, makes its network, which `load` binds as `compute`'s first argument.
         min_size: Shortest side it is defined for.
         max_pixels: With more pixels its process would pass 8 GiB, measured on 3:2 images by
             `benchmarks/baselines_memory.py`, and it refuses; `dataclasses.replace(baseline, max_pixels=...)` moves it.
@@ -77,18 +77,12 @@ class Baseline:
         return self.build is not None
 
     def score(self, reference: Tensor, distorted: Tensor) -> Tensor:
-        """Score a batch, image by image: memory is that of one pair, and a score does not depend on its neighbours.
+        """Score RGB float images `(B, 3, H, W)` in [0, 1]: float32 `(B,)`, where the images are.
 
-        Args:
-            reference: RGB float `(B, 3, H, W)` in [0, 1].
-            distorted: The same shape.
-
-        Returns:
-            float32 `(B,)`, where the images are.
+        One by one: memory is that of one pair, and a score does not depend on its neighbours.
 
         Raises:
-            ValueError: The images are not as above, too small or too large, or the metric is undefined for a pair (some
-                are for flat images).
+            ValueError: Other images, too small or too large; or the metric is undefined for a pair (some flat ones).
             WeightsError: It needs weights and is not from `load`.
         """
         import torch
@@ -126,19 +120,17 @@ class Baseline:
 def load(name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> Baseline:
     """A baseline ready to score: as in `BASELINES`, or with its network on `device`.
 
-    Args:
-        name: A key of `BASELINES`.
-        weights: For metrics that need weights, see `iqa_lib.weights.load_pretrained`; None is `"auto"`.
-        device: Where the network computes; its scores are returned where the images are.
+    `weights`, for metrics that need them: see `iqa_lib.weights.load_pretrained`; None is `"auto"`.
 
     Raises:
         ValueError: Unknown name, or weights for a metric that has none.
-        WeightsError: The weights are not found, or do not fit. Without network this takes seconds.
+        WeightsError: The weights are not found, or do not fit. Offline this takes seconds.
     """
-    baseline = _find(name)
+    check_choice(BASELINES, baseline=name)
+    baseline = BASELINES[name]
     if not baseline.needs_weights:
         if weights is not None:
-            raise ValueError(f"{name}: got weights={str(weights)!r}, but has no network: leave them out")
+            raise ValueError(f"weights: got {str(weights)!r}, but {name} has no network: leave them out")
         return baseline
     network, found = load_network(name, weights=weights, device=device)
     return replace(baseline, compute=partial(baseline.compute, network), weights=found)
@@ -148,11 +140,9 @@ def load_network(
     name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, Weights]:
     """A pretrained metric's own network, frozen and in eval mode, and what its weights are. Otherwise like `load`."""
-    if not _find(name).needs_weights:
-        names = ", ".join(name for name, baseline in BASELINES.items() if baseline.needs_weights)
-        raise ValueError(f"{name} has no network, expected one of {names}")
     from iqa_lib.devices import to_device
 
+    check_choice([name for name, baseline in BASELINES.items() if baseline.needs_weights], baseline=name)
     network, found = load_pretrained(name, BASELINES[name].build, weights or "auto")
     return to_device(network, device), found
 
@@ -164,7 +154,8 @@ def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.dev
 
 def available(name: str, weights: Path | str | None = None) -> bool:
     """Whether `load` would find what it needs on this machine, without going online and without reading it."""
-    return not _find(name).needs_weights or Path(weights or cached_file(name)).is_file()
+    check_choice(BASELINES, baseline=name)
+    return not BASELINES[name].needs_weights or Path(weights or cached_file(name)).is_file()
 
 
 def fits(name: str, dataset: IQADataset) -> bool:
@@ -173,16 +164,10 @@ def fits(name: str, dataset: IQADataset) -> bool:
 
 
 def b_is_closer(metric, score_a, score_b):
-    """Which of two images a metric holds closer to the reference, from its scores of A and of B.
+    """1 where a metric holds B closer to the reference, 0 where A, 0.5 where they tie; from its scores of A and of B.
 
-    Args:
-        metric: Has `higher_is_better`, as a `Baseline`.
-        score_a: Numbers, tensors or arrays.
-        score_b: The same.
-
-    Returns:
-        1 where B is closer, 0 where A is, 0.5 where they tie. What a tie counts is chosen by
-        `iqa_lib.metrics.two_afc_accuracy(ties=...)`: the CLIC rule takes it for A, BAPPS gives it half.
+    The scores are numbers, tensors or arrays; the metric is anything with `higher_is_better`. What a tie counts is
+    chosen by `iqa_lib.metrics.two_afc_accuracy(ties=...)`: the CLIC rule takes it for A, BAPPS gives it half.
     """
     closer = score_b > score_a if metric.higher_is_better else score_b < score_a
     return 1.0 * closer + 0.5 * (score_a == score_b)
@@ -192,29 +177,22 @@ def table() -> pd.DataFrame:
     """All baselines, one a row: library and version, convention, direction, range, limits, whether weights are here."""
     import pandas as pd
 
-    return pd.DataFrame([_row(baseline) for baseline in BASELINES.values()]).set_index("name")
-
-
-def _row(baseline: Baseline) -> dict[str, object]:
-    return {
-        "name": baseline.name,
-        "metric": baseline.label,
-        "library": f"{baseline.library} {version(baseline.library)}",
-        "convention": baseline.convention,
-        "better": "higher" if baseline.higher_is_better else "lower",
-        "range": f"{baseline.low:g} to {baseline.high:g}",
-        "smallest side": baseline.min_size,
-        "largest Mpx": baseline.max_pixels / 1e6,
-        "needs weights": baseline.needs_weights,
-        "weights here": available(baseline.name) if baseline.needs_weights else None,
-        "source": baseline.source,
+    rows = {
+        name: {
+            "metric": row.label,
+            "library": f"{row.library} {version(row.library)}",
+            "convention": row.convention,
+            "better": "higher" if row.higher_is_better else "lower",
+            "range": f"{row.low:g} to {row.high:g}",
+            "smallest side": row.min_size,
+            "largest Mpx": row.max_pixels / 1e6,
+            "needs weights": row.needs_weights,
+            "weights here": available(name) if row.needs_weights else None,
+            "source": row.source,
+        }
+        for name, row in BASELINES.items()
     }
-
-
-def _find(name: str) -> Baseline:
-    if name not in BASELINES:
-        raise ValueError(f"baseline: got {name!r}, expected one of {', '.join(BASELINES)}")
-    return BASELINES[name]
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
 
 
 # Spatial maps
@@ -230,41 +208,29 @@ def ms_ssim_maps(reference: Tensor, distorted: Tensor) -> list[Tensor]:
         Five maps `(B, 1, h, w)`, 10 px smaller than their scale (an 11x11 kernel inside the image).
     """
     import torch
-    import torch.nn.functional as F
+    from piq.functional import gaussian_filter
+    from torch.nn.functional import avg_pool2d, conv2d, pad
 
     BASELINES["ms-ssim"].check(reference, distorted)
+    kernel = gaussian_filter(11, 1.5, device=reference.device, dtype=torch.float32)[None]  # (1, 1, 11, 11)
     maps = []
     with torch.no_grad():
         x, y = _luma(reference.float()), _luma(distorted.float())
         for scale in range(len(MS_SSIM_WEIGHTS)):
             if scale:  # 2x2 means; if a side is odd, the first row and column are doubled before, as in piq
                 odd = max(side % 2 for side in x.shape[2:])
-                x, y = (F.avg_pool2d(F.pad(image, (odd, 0, odd, 0), mode="replicate"), 2) for image in (x, y))
-            luminance, contrast = _ssim_terms(x, y)  # (B, 1, h, w)
-            maps.append(contrast)
-        return [*maps[:-1], luminance * contrast]
-
-
-def _ssim_terms(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    from piq.functional import gaussian_filter
-    from torch.nn.functional import conv2d
-
-    kernel = gaussian_filter(11, 1.5, device=x.device, dtype=x.dtype)[None]  # (1, 1, 11, 11)
-    mean_x, mean_y, xx, yy, xy = (conv2d(image, kernel) for image in (x, y, x * x, y * y, x * y))
-    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-    variance = xx - mean_x**2 + yy - mean_y**2
-    return luminance, (2 * (xy - mean_x * mean_y) + 0.03**2) / (variance + 0.03**2)
+                x, y = (avg_pool2d(pad(image, (odd, 0, odd, 0), mode="replicate"), 2) for image in (x, y))
+            mean_x, mean_y, xx, yy, xy = (conv2d(image, kernel) for image in (x, y, x * x, y * y, x * y))
+            luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+            variance = xx - mean_x**2 + yy - mean_y**2
+            maps.append((2 * (xy - mean_x * mean_y) + 0.03**2) / (variance + 0.03**2))
+    return [*maps[:-1], luminance * maps[-1]]
 
 
 def lpips_maps(net: lpips.LPIPS, reference: Tensor, distorted: Tensor) -> list[Tensor]:
     """1 - LPIPS at every place of every layer, before pooling; 1 is best.
 
-    The sum over layers of `mean(1 - map)` is the LPIPS distance.
-
-    Args:
-        net: As from `load_lpips`.
-        reference: RGB float `(B, 3, H, W)` in [0, 1].
-        distorted: The same shape.
+    The sum over layers of `mean(1 - map)` is the LPIPS distance. `net` is as from `load_lpips`.
 
     Returns:
         One map `(B, 1, h, w)` a layer, shallow to deep (alex and vgg 5, squeeze 7), on the network's device.
@@ -293,28 +259,14 @@ def _on_luma(compute: Callable[..., Tensor], *, peak: float = 1.0) -> Callable[.
     return lambda reference, distorted: compute(_luma(reference) * peak, _luma(distorted) * peak)
 
 
+def _library(function: str, **options: object) -> Callable[..., Tensor]:
+    """A library's function, imported when it is first called: the distorted image comes first in all of them."""
+    return lambda reference, distorted: resolve_name(function)(distorted, reference, **options)
+
+
 def _piq(metric: str, **options: object) -> Callable[..., Tensor]:
-    """piq's function of this name."""
-
-    def compute(reference: Tensor, distorted: Tensor) -> Tensor:
-        import piq
-
-        pair = distorted.clamp(0, 1), reference.clamp(0, 1)  # piq asserts the range to the last bit
-        return getattr(piq, metric)(*pair, data_range=1.0, reduction="none", **options)
-
-    return compute
-
-
-def _psnr(reference: Tensor, distorted: Tensor) -> Tensor:
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    return peak_signal_noise_ratio(distorted, reference, data_range=1.0)
-
-
-def _mse(reference: Tensor, distorted: Tensor) -> Tensor:
-    from torchmetrics.functional.regression import mean_squared_error
-
-    return mean_squared_error(distorted, reference)
+    compute = _library(f"piq:{metric}", data_range=1.0, reduction="none", **options)
+    return lambda *pair: compute(*(image.clamp(0, 1) for image in pair))  # piq asserts the range to the last bit
 
 
 def _uqi(reference: Tensor, distorted: Tensor) -> Tensor:
@@ -334,10 +286,6 @@ def _beside(network: nn.Module, *images: Tensor) -> list[Tensor]:
     from iqa_lib.devices import device_of, to_device
 
     return to_device(list(images), device_of(network))
-
-
-def _lpips(network: nn.Module, reference: Tensor, distorted: Tensor) -> Tensor:
-    return network(*_beside(network, reference, distorted), normalize=True)
 
 
 def _dists(network: nn.Module, reference: Tensor, distorted: Tensor, *, side: int | None = None) -> Tensor:
@@ -364,21 +312,6 @@ def _pieapp(network: nn.Module, reference: Tensor, distorted: Tensor) -> Tensor:
     return weighted / total
 
 
-# Networks, with random weights
-
-
-def _build_lpips(net: str) -> lpips.LPIPS:
-    from iqa_lib.models.lpips_plus import build_lpips
-
-    return build_lpips(net)
-
-
-def _build_pieapp() -> nn.Module:
-    from piq.pieapp import PieAPPModel
-
-    return PieAPPModel()
-
-
 def _build_dists() -> nn.Module:
     """torchmetrics' network with its alpha and beta, put together without its constructor, which downloads VGG16."""
     import torch
@@ -403,22 +336,30 @@ def _build_dists() -> nn.Module:
 # The baselines
 
 _AVERAGED = "averaged down by round(shortest side / 256)"
-_LPIPS = "RGB, data range [-1, 1], full size, version 0.1 with its linear layers"
+_psnr = _library("torchmetrics.functional.image:peak_signal_noise_ratio", data_range=1.0)
 
 _higher = partial(Baseline, higher_is_better=True, low=0, high=1)
 _lower = partial(Baseline, higher_is_better=False, low=0, high=math.inf)
 
+
+def _lpips(net: str, **limits: int) -> Baseline:
+    return _lower(
+        *(f"lpips-{net}", f"LPIPS ({net})", "lpips", "Zhang et al., CVPR 2018"),
+        "RGB, data range [-1, 1], full size, version 0.1 with its linear layers",
+        lambda network, *pair: network(*_beside(network, *pair), normalize=True),
+        build=lambda: resolve_name("iqa_lib.models.lpips_plus:build_lpips")(net),
+        **limits,
+    )
+
+
 # fmt: off
 _ROWS = (
-    _higher("psnr", "PSNR", "torchmetrics", "textbook",
-            "RGB, data range 1, full size; equal images give infinity",
+    _higher("psnr", "PSNR", "torchmetrics", "textbook", "RGB, data range 1, full size; equal images give infinity",
             _psnr, high=math.inf),
     _higher("psnr-y", "PSNR (luma)", "torchmetrics", "textbook",
-            "luma, data range 1, full size; equal images give infinity",
-            _on_luma(_psnr), high=math.inf),
-    _lower("mse", "MSE", "torchmetrics", "textbook",
-           "RGB, data range 1, full size",
-           _mse, high=1),
+            "luma, data range 1, full size; equal images give infinity", _on_luma(_psnr), high=math.inf),
+    _lower("mse", "MSE", "torchmetrics", "textbook", "RGB, data range 1, full size",
+           _library("torchmetrics.functional.regression:mean_squared_error"), high=1),
     _higher("ssim", "SSIM", "piq", "Wang et al., TIP 2004",
             f"luma, data range 1, {_AVERAGED} as in the authors' ssim.m (block means; theirs filters first), "
             "11x11 Gaussian kernel of sigma 1.5 inside the image",
@@ -433,56 +374,43 @@ _ROWS = (
             "luma, data range 255, five scales of a Laplacian pyramid; undefined for a flat reference",
             _piq("information_weighted_ssim"), min_size=161, max_pixels=28_000_000),
     _higher("uqi", "UQI", "torchmetrics", "Wang and Bovik, SPL 2002",
-            "luma, data range 255, full size, kernel as ssim (published: 8x8 uniform); flat places score 0 "
-            "or noise (published: 1)",
-            _on_luma(_uqi, peak=255), low=-1, min_size=11),
+            "luma, data range 255, full size, kernel as ssim (published: 8x8 uniform); flat places score 0 or noise "
+            "(published: 1)", _on_luma(_uqi, peak=255), low=-1, min_size=11),
     _higher("vifp", "VIFp", "piq", "Sheikh and Bovik, TIP 2006",
             "luma, data range 255, four scales in the pixel domain: VIFp, not the wavelet VIF; above 1 where contrast "
-            "is raised",
-            _piq("vif_p"), high=math.inf, min_size=41, max_pixels=42_000_000),
-    _lower("gmsd", "GMSD", "piq", "Xue et al., TIP 2014",
-           "luma, data range 1, halved by 2x2 means",
+            "is raised", _piq("vif_p"), high=math.inf, min_size=41, max_pixels=42_000_000),
+    _lower("gmsd", "GMSD", "piq", "Xue et al., TIP 2014", "luma, data range 1, halved by 2x2 means",
            _piq("gmsd"), high=0.5, min_size=2),
     _lower("ms-gmsd", "MS-GMSD", "piq", "Zhang et al., ICASSP 2017",
            "luma, data range 255, four scales from full size halved by 2x2 means",
            _piq("multi_scale_gmsd"), high=0.5, min_size=17),
-    _higher("fsim", "FSIM", "piq", "Zhang et al., TIP 2011",
-            f"luma, data range 255, {_AVERAGED}",
+    _higher("fsim", "FSIM", "piq", "Zhang et al., TIP 2011", f"luma, data range 255, {_AVERAGED}",
             _piq("fsim", chromatic=False), min_size=2),
-    _higher("fsimc", "FSIMc", "piq", "Zhang et al., TIP 2011",
-            f"RGB as YIQ, data range 255, {_AVERAGED}",
+    _higher("fsimc", "FSIMc", "piq", "Zhang et al., TIP 2011", f"RGB as YIQ, data range 255, {_AVERAGED}",
             _piq("fsim", chromatic=True), min_size=2),
     _higher("vsi", "VSI", "piq", "Zhang et al., TIP 2014",
-            f"RGB as LMN, data range 255, {_AVERAGED}; saliency at 256x256",
-            _piq("vsi"), min_size=2),
-    _higher("sr-sim", "SR-SIM", "piq", "Zhang and Li, ICIP 2012",
-            f"luma, data range 255, {_AVERAGED}",
+            f"RGB as LMN, data range 255, {_AVERAGED}; saliency at 256x256", _piq("vsi"), min_size=2),
+    _higher("sr-sim", "SR-SIM", "piq", "Zhang and Li, ICIP 2012", f"luma, data range 255, {_AVERAGED}",
             _piq("srsim"), min_size=40),
     _higher("haarpsi", "HaarPSI", "piq", "Reisenhofer et al., SPIC 2018",
             "RGB as YIQ, data range 255, halved by 2x2 means; undefined for two black images",
             _piq("haarpsi"), min_size=16),
-    _lower("mdsi", "MDSI", "piq", "Nafchi et al., IEEE Access 2016",
-           f"RGB as LHM, data range 255, {_AVERAGED}",
+    _lower("mdsi", "MDSI", "piq", "Nafchi et al., IEEE Access 2016", f"RGB as LHM, data range 255, {_AVERAGED}",
            _piq("mdsi"), high=1, min_size=2),
-    _higher("dss", "DSS", "piq", "Balanov et al., ICIP 2015",
-            "luma, data range 255, full size, 8x8 DCT blocks",
+    _higher("dss", "DSS", "piq", "Balanov et al., ICIP 2015", "luma, data range 255, full size, 8x8 DCT blocks",
             _piq("dss"), low=-1, min_size=32),
-    _lower("lpips-alex", "LPIPS (alex)", "lpips", "Zhang et al., CVPR 2018", _LPIPS,
-           _lpips, build=partial(_build_lpips, "alex"), min_size=31, max_pixels=24_000_000),
-    _lower("lpips-vgg", "LPIPS (vgg)", "lpips", "Zhang et al., CVPR 2018", _LPIPS,
-           _lpips, build=partial(_build_lpips, "vgg"), min_size=16, max_pixels=2_500_000),
-    _lower("lpips-squeeze", "LPIPS (squeeze)", "lpips", "Zhang et al., CVPR 2018", _LPIPS,
-           _lpips, build=partial(_build_lpips, "squeeze"), min_size=17, max_pixels=8_000_000),
+    _lpips("alex", min_size=31, max_pixels=24_000_000),
+    _lpips("vgg", min_size=16, max_pixels=2_500_000),
+    _lpips("squeeze", min_size=17, max_pixels=8_000_000),
     _lower("dists", "DISTS", "torchmetrics", "Ding et al., TPAMI 2022",
            "RGB, data range 1; a shortest side above 256 is resized to 256 (bilinear, antialiased) as in the authors' "
-           "script",
-           partial(_dists, side=256), build=_build_dists, high=2, min_size=16),
+           "script", partial(_dists, side=256), build=_build_dists, high=2, min_size=16),
     _lower("dists-full", "DISTS (full size)", "torchmetrics", "Ding et al., TPAMI 2022",
            "RGB, data range 1, full size as in torchmetrics and pyiqa",
            _dists, build=_build_dists, high=2, min_size=16, max_pixels=5_000_000),
     _lower("pieapp", "PieAPP", "piq", "Prashnani et al., CVPR 2018",
            "RGB, data range 255, full size, 64 px patches every 27 px; about 0 for equal images",
-           _pieapp, build=_build_pieapp, low=-math.inf, min_size=64),
+           _pieapp, build=lambda: resolve_name("piq.pieapp:PieAPPModel")(), low=-math.inf, min_size=64),
 )
 # fmt: on
 
@@ -492,24 +420,14 @@ BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _ROWS}
 REPORTED: dict[str, str] = {
     "VIF": "the wavelet original is in none of the three libraries; the pixel-domain one is `vifp`",
     "NQM": "in none of the three libraries; Python ports are GPL-2 or part of a medical package",
-    "RFSIM": "no Python implementation found",
-    "GSM": "no Python implementation found",
-    "SCQI": "no Python implementation found",
-    "MAD": "only an unmaintained port (IQA_pytorch) and noncommercial pyiqa",
-    "NLPD": "only an unmaintained port (IQA_pytorch) and noncommercial pyiqa",
-    "DOG-SSIMc": "no Python implementation found",
-    "DeepQA": "trained network without a packaged implementation",
-    "DualCNN": "trained network without a packaged implementation",
+    **dict.fromkeys(("RFSIM", "GSM", "SCQI", "DOG-SSIMc"), "no Python implementation found"),
+    **dict.fromkeys(("MAD", "NLPD"), "only an unmaintained port (IQA_pytorch) and noncommercial pyiqa"),
+    **dict.fromkeys(("DeepQA", "DualCNN", "JND-SalCAR", "RADN"), "trained network without a packaged implementation"),
     "WaDIQaM-FR": "trained network; packaged only in noncommercial pyiqa, retrained",
-    "JND-SalCAR": "trained network without a packaged implementation",
     "IQT": "trained network whose public ports have no weights",
-    "RADN": "trained network without a packaged implementation",
-    "FFDN": "trained challenge entry without public code",
+    **dict.fromkeys(("FFDN", "alexkkir"), "trained challenge entry without public code"),
     "SwinIQA": "trained challenge entry; public test code, not packaged",
-    "alexkkir": "trained challenge entry without public code",
-    "NIQE": "no-reference; in none of the three libraries",
+    **dict.fromkeys(("NIQE", "MA", "PI"), "no-reference; in none of the three libraries"),
     "BRISQUE": "no-reference; piq's departs from the authors' (its issue 312)",
-    "MA": "no-reference; in none of the three libraries",
-    "PI": "no-reference; in none of the three libraries",
 }
 """Methods of the papers' tables that are quoted from the papers and not computed here, each with the reason."""

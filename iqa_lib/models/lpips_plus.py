@@ -1,10 +1,9 @@
 """LPIPS+: LPIPS weighted in space by what the reference shows.
 
 Paper: Chen et al., "TOPIQ: A Top-Down Approach From Semantics to Distortions for Image Quality Assessment", TIP 2024,
-https://arxiv.org/abs/2308.03060, equation 1. Networks, linear layers and their weights are the `lpips` package's.
-
-Nothing is trained. The semantic weight is the reference's feature map before it is normalised, resized bilinearly to
-each layer; equation 1 sums over its channels in numerator and denominator, so their mean is resized here, once a layer.
+https://arxiv.org/abs/2308.03060, equation 1. Networks and linear layers are the `lpips` package's; nothing is trained.
+The semantic weight is the reference's feature map before it is normalised, resized bilinearly to each layer; equation 1
+sums over its channels in numerator and denominator, so their mean is resized here, once a layer.
 """
 
 import warnings
@@ -27,7 +26,6 @@ NETS = tuple(LIMITS)
 
 
 def build_lpips(net: str) -> lpips.LPIPS:
-    """The package's own network: its linear layers on a backbone of random weights."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torchvision")  # lpips uses an old form of torchvision's arguments
         return lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
@@ -35,10 +33,9 @@ def build_lpips(net: str) -> lpips.LPIPS:
 
 @keeps_options
 class LPIPSPlus(nn.Module):
-    """LPIPS with a semantically weighted mean over space (eq. 1).
+    """LPIPS with a semantically weighted mean over space: `sum_m sum(Resize(F_i) * S_m) / sum(Resize(F_i))` (eq. 1).
 
-    `sum_m sum(Resize(F_i) * S_m) / sum(Resize(F_i))`, with S_m the distances in layer m and F_i the features of
-    the reference in layer i.
+    S_m are the distances in layer m, F_i the features of the reference in layer i.
 
     Args:
         net: `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7).
@@ -50,12 +47,7 @@ class LPIPSPlus(nn.Module):
     `return_maps=True` also a dict: `distance_0..` `(B, 1, h_m, w_m)`, the S_m, and `activation_0..` of the same sizes,
     the reference's features averaged over channels; the semantic weight is `activation_i`.
 
-    Attributes:
-        weights: What was loaded, an `iqa_lib.weights.Weights`.
-
-    Raises:
-        ValueError: An unknown option; or images of wrong rank, dtype, range or size.
-        WeightsError: The weights are not found, or do not fit.
+    Attribute `weights`: what was loaded, an `iqa_lib.weights.Weights`.
     """
 
     higher_is_better = False
@@ -69,7 +61,7 @@ class LPIPSPlus(nn.Module):
         self.min_size, self.max_pixels = LIMITS[net]
 
     def train(self, mode: bool = True) -> "LPIPSPlus":
-        """Stays in eval mode, in which the linear layers drop nothing."""
+        """Stays in eval mode: no dropout."""
         return super().train(False)
 
     def extract(self, images: Tensor) -> list[Tensor]:
