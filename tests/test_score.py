@@ -431,7 +431,7 @@ def test_a_run_of_another_network_a_broken_or_an_old_one_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="holds no model"):
         scoring.load(folder)
     for changed, message in (
-        ({"model": None}, "does not say what network"),
+        ({"model": None}, "names no trained network"),
         ({"model": {"class": "os.system", "options": {}}}, "no 'os.system'"),
         ({"model": {"class": "FRNR", "options": {"wings": 2}}}, r"no option \['wings'\]"),
     ):
