@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from iqa_lib.data.base import IQADataset
+
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales, fine to coarse (Wang, Simoncelli and Bovik 2003)."""
 
@@ -163,6 +165,11 @@ def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.dev
 def available(name: str, weights: Path | str | None = None) -> bool:
     """Whether `load` would find what it needs on this machine, without going online and without reading it."""
     return not _find(name).needs_weights or Path(weights or cached_file(name)).is_file()
+
+
+def fits(name: str, dataset: IQADataset) -> bool:
+    """Whether the images of a data set's first record are large enough for a metric."""
+    return min(dataset.read(0)[0].shape[1:]) >= _find(name).min_size
 
 
 def b_is_closer(metric, score_a, score_b):

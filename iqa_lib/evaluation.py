@@ -125,9 +125,27 @@ def look(
         images, records = [image[chosen].float() / 255 for image in cut], view.dataset.records
     else:
         (*images, _), records = view[index], view.records
-    output, maps = model(*to_device([image[None] for image in images], device_of(model)), return_maps=True)
-    value = output.sigmoid() if isinstance(records[0], Triplet) else output
-    return images, value.item(), maps
+    output, maps = maps_of(model, *images)
+    value = torch.tensor(output).sigmoid().item() if isinstance(records[0], Triplet) else output
+    return images, value, maps
+
+
+@torch.inference_mode()
+def maps_of(model: nn.Module, *images: Tensor) -> tuple[float, dict[str, Tensor]]:
+    """A model's output for the images `(3, H, W)` of one record, in eval mode, and its maps."""
+    output, maps = model.eval()(*to_device([image[None] for image in images], device_of(model)), return_maps=True)
+    return output.item(), maps
+
+
+def disputed_images(dataset: IQADataset, table: pd.DataFrame) -> list[Tensor]:
+    """A reference and two distorted images, A and B, on whose order human scores and a metric's `table` disagree most.
+
+    Of triplets those of the worst mistake.
+    """
+    if isinstance(dataset.records[0], Triplet):
+        return list(dataset[worst_mistakes(table, 1)[0]][:3])
+    a, b = most_disputed(table)
+    return [dataset[a][0], dataset[a][1], dataset[b][1]]
 
 
 def predict_baseline(baseline: Baseline, dataset: IQADataset) -> pd.DataFrame:

@@ -24,8 +24,7 @@ def read_image(path: Path | str, *, srgb: bool = False) -> Tensor:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is empty, truncated, too large or not an image; not 8-bit; partly transparent; or holds
-            several images.
+        ValueError: It is damaged, too large, not an image or several; not 8-bit; or partly transparent.
     """
     with decoding(path):
         image = Image.open(path)
@@ -117,11 +116,9 @@ def _from_tensor(tensor: Tensor, name: str) -> Tensor:
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise ValueError(_wrong_type(name, f"a tensor of {image.dtype}", "tensor.to(torch.uint8)"))
     image = image if image.dtype == torch.uint8 else _in_range(image.float(), name)
-    if image.shape[0] == 4:
-        if image[3].min() < (255 if image.dtype == torch.uint8 else 1 - 1e-4):
-            raise ValueError(f"{name}: {TRANSPARENT}")
-        image = image[:3]
-    return image.expand(3, -1, -1).contiguous()  # (3, H, W)
+    if image.shape[0] == 4 and image[3].min() < (255 if image.dtype == torch.uint8 else 1 - 1e-4):
+        raise ValueError(f"{name}: {TRANSPARENT}")
+    return image[:3].expand(3, -1, -1).contiguous()  # (3, H, W)
 
 
 def _in_range(image: Tensor, name: str) -> Tensor:

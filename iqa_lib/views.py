@@ -145,6 +145,11 @@ class Crops(View):
         settings = {name: value for name, value in vars(self).items() if name != "dataset"}
         return type(self).__name__, sorted(settings.items()), self.dataset.fingerprint()
 
+    @property
+    def fixed(self) -> bool:
+        """Whether training sees the crops of evaluation as they are: no random places, neither flipped nor turned."""
+        return self.protocol != "random" and self.flip == "none" and not self.turn
+
     def draw(self, epoch: int, index: int) -> np.random.Generator:
         """The randomness of one record in one epoch."""
         return np.random.default_rng((self.seed, epoch, index))
@@ -234,7 +239,7 @@ class FixedFeatures(View):
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
         if not model.backbone.frozen:
             raise ValueError("backbone: got a trained one, expected a frozen one: freeze it, or train from the images")
-        if crops.protocol == "random" or crops.flip != "none" or crops.turn:
+        if not crops.fixed:
             got = f"protocol {crops.protocol!r}, flip {crops.flip!r}, turn {crops.turn}"
             raise ValueError(f"crops: got {got}, expected fixed ones: use 'grid', and neither flip nor turn")
         self.crops, self.dataset = crops, crops.dataset

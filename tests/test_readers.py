@@ -367,8 +367,14 @@ HARMFUL = {
     "image": (lambda text, file: PNG, "binary data|UTF-8"),
     "web page": (lambda text, file: "<!DOCTYPE html>\n<html>\n<p>a, b</p>\n</html>\n", r"line \d: "),
     "line left empty": (partial(last_line, lambda line, _: f"\n{line}"), r"line \d+: .*(an empty line|questions)"),
-    "column too many": (partial(last_line, lambda line, by: f"{line}{by}1"), r"line \d+: (columns: got \d|.*questions)"),
-    "column lost": (partial(last_line, lambda line, by: line.rsplit(by, 1)[0]), r"line \d+: (columns: got \d|.*questions)"),
+    "column too many": (
+        partial(last_line, lambda line, by: f"{line}{by}1"),
+        r"line \d+: (columns: got \d|.*questions)",
+    ),
+    "column lost": (
+        partial(last_line, lambda line, by: line.rsplit(by, 1)[0]),
+        r"line \d+: (columns: got \d|.*questions)",
+    ),
     "cut short": (
         partial(last_line, lambda line, by: line[: line.index(by) + 1]),
         r"line \d+: .*(column|expected|questions)",
@@ -453,7 +459,13 @@ def test_line_that_comes_twice(root_of, tree):
         ("kadid10k", "dmos.csv", "dmos,var", "mos,var", r"line 1: header: got .*, expected also \['dmos'\]"),
         ("kadid10k", "dmos.csv", "I06_25_03.png,I06.png", "I06_25_03.png,I05.png", r"line 19: .*expected I06\.png"),
         ("kadid10k", "dmos.csv", "I06_25_03.png,", "I06_26_03.png,", r"line 19: .*expected a name"),
-        ("pieapp", "labels/test/ref_4_pairwise_labels.csv", "preference for A", "P(A)", "line 1: header: got .*expected also"),
+        (
+            "pieapp",
+            "labels/test/ref_4_pairwise_labels.csv",
+            "preference for A",
+            "P(A)",
+            "line 1: header: got .*expected also",
+        ),
         (
             "pieapp",
             "labels/val/ref_3_pairwise_labels.csv",
@@ -594,7 +606,12 @@ def test_csiq_workbook_of_another_shape(root_of, change):
         sheet.insert_rows(8)
     path.unlink()
     book.save(path)
-    told("csiq", path.parent, path, {"sheet": "cannot be read", "header": "no row of sheet", "empty row": "line 8"}[change])
+    told(
+        "csiq",
+        path.parent,
+        path,
+        {"sheet": "cannot be read", "header": "no row of sheet", "empty row": "line 8"}[change],
+    )
 
 
 def npy(values, **options):

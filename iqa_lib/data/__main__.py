@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.command == "pages":
             print(PAGES + "\n".join(map(page, NAMES)), end="")
-        elif given.command == "where" or given.name == "demo":
+        elif given.command == "where":
             print(where(given.name))
         else:
             report = check(given.name, given.root, decode=not given.no_decode, contact_sheet=given.contact_sheet)

@@ -81,23 +81,13 @@ class Triplet:
 
 
 class IQADataset(Dataset):
-    """Map-style data set of pairs or triplets.
+    """Map-style data set: one side, `split`, of the data set `name`, with its `label` as downloaded.
 
     `dataset[i]` is `(reference, distorted, score)` or `(reference, a, b, p_b)`: images float RGB `(3, H, W)` in [0, 1],
-    the target a float32 scalar.
+    the target a float32 scalar. `records` are pairs or triplets, not both; none is a `DataError`.
 
-    Args:
-        name: The data set's name, as given to `iqa_lib.data.load`.
-        split: The side of the split.
-        records: Pairs or triplets, not both.
-        label: The label as downloaded.
-
-    Attributes:
-        pixel_cache: Decode every image once and keep its pixels (8 bits, uncompressed) in the cache folder. Otherwise
-            only the references read last are kept, in memory.
-
-    Raises:
-        DataError: There are no records.
+    With `pixel_cache` every image is decoded once and its pixels (8 bits, uncompressed) are kept in the cache folder;
+    otherwise only the references read last are kept, in memory.
     """
 
     def __init__(self, name: str, split: str, records: Sequence[Pair] | Sequence[Triplet], label: Label):

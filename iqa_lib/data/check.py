@@ -46,25 +46,15 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found.
-
-    Attributes:
-        name: The data set.
-        counts: For every part that was unpacked.
-        labels: Lowest and highest label as downloaded; None without records.
-        repeats: Number of records with the images of an earlier one (CLIC: one question, several answers).
-        decoded: Number of images that decode.
-        problems: Everything wrong, with the file it is in.
-        remarks: Worth knowing, but not wrong.
-    """
+    """What `check` found."""
 
     name: str
-    counts: tuple[Count, ...] = ()
-    labels: tuple[float, float] | None = None
-    repeats: int = 0
-    decoded: int = 0
-    problems: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    counts: tuple[Count, ...] = ()  # for every part that was unpacked
+    labels: tuple[float, float] | None = None  # lowest and highest as downloaded
+    repeats: int = 0  # records with the images of an earlier one (CLIC: one question, several answers)
+    decoded: int = 0  # images that decode
+    problems: tuple[str, ...] = ()  # everything wrong, with the file it is in
+    remarks: tuple[str, ...] = ()  # worth knowing, but not wrong
 
     @property
     def ok(self) -> bool:
@@ -90,13 +80,10 @@ def check(
 
     Args:
         name: One of `iqa_lib.data.NAMES`.
-        root: The folder that the archives were unpacked into.
+        root: The folder that the archives were unpacked into; if it is not one, `DataError`.
         decode: Whether to decode the images and compare their sizes, which takes most of the time.
         contact_sheet: PNG file to draw some records with their labels into.
         **options: Of the data set's `records`.
-
-    Raises:
-        DataError: Unknown name, or `root` is not a folder.
     """
     module = reader(name)
     if name == "demo":
@@ -123,31 +110,20 @@ def check(
     if contact_sheet and records:
         _draw(records, module.LABEL, Path(contact_sheet))
     labels = [record.original for record in records]
-    return Report(
-        name,
-        counts,
-        labels=(min(labels), max(labels)) if labels else None,
-        repeats=len(records) - len({record.images for record in records}),
-        decoded=decoded,
-        problems=tuple(dict.fromkeys(problems)),
-        remarks=tuple(remarks),
-    )
+    extremes = (min(labels), max(labels)) if labels else None
+    repeats = len(records) - len({record.images for record in records})
+    return Report(name, counts, extremes, repeats, decoded, tuple(dict.fromkeys(problems)), tuple(remarks))
 
 
 def where(name: str) -> str:
-    """Where a data set comes from: citation, official page, archives, expected layout, terms of use.
-
-    Raises:
-        DataError: Unknown name.
-    """
+    """Where a data set comes from: citation, official page, archives, expected layout, terms of use."""
     module = reader(name)
     if name == "demo":
         return DEMO
     origin = module.ORIGIN
     archives, layout = "\n  ".join(origin.archives), origin.layout.replace("\n", "\n  ")
-    return (
-        f"{origin.citation}\npage: {origin.page}\narchives:\n  {archives}\nlayout:\n  {layout}\nterms: {origin.terms}"
-    )
+    text = f"{origin.citation}\npage: {origin.page}\narchives:\n  {archives}\nlayout:\n  {layout}\n"
+    return f"{text}terms: {origin.terms}"
 
 
 def page(name: str) -> str:

@@ -53,14 +53,7 @@ Either part can be used without the other.""",
 def records(
     root: Path | None, *, split: str = "all", controls: bool = True, problems: list[str] | None = None
 ) -> list[Triplet]:
-    """One triplet for each row of the lists.
-
-    Args:
-        root: The data set's folder.
-        split: `"train"`, `"validation"` or `"all"`.
-        controls: Whether to keep rows in which the original is one of the choices.
-        problems: As in `Folder`.
-    """
+    """One triplet for each row of the lists; `controls` as above, `problems` as in `Folder`."""
     folder = Folder(root, ORIGIN, problems)
     parts = [part for part in LISTS if split in (part, "all")]
     triplets = folder.read((answer for part in parts for answer in _answers(folder, part)), _triplet)

@@ -19,14 +19,9 @@ from iqa_lib.data.base import DataError, Label, Pair
 from iqa_lib.data.folder import Counts, Folder, Line, Origin, parsing
 
 LABEL = Label("DMOS", 0, 1, higher_is_better=False)
-TOKENS = {  # dst_type in the workbook: token in the file name; in lower case the token is the folder
-    "noise": "AWGN",
-    "jpeg": "JPEG",
-    "jpeg 2000": "jpeg2000",
-    "fnoise": "fnoise",
-    "blur": "BLUR",
-    "contrast": "contrast",
-}
+# dst_type in the workbook: token in the file name, which in lower case is the folder
+TOKENS = {"noise": "AWGN", "jpeg": "JPEG", "jpeg 2000": "jpeg2000", "blur": "BLUR"}
+TOKENS |= {name: name for name in ("fnoise", "contrast")}
 ORIGIN = Origin(
     name="csiq",
     citation="E. C. Larson, D. M. Chandler: Most apparent distortion: full-reference image quality assessment and the "

@@ -46,14 +46,15 @@ RATINGS, RATING_SD = 30, 0.7
 SIGMA = 0.5
 SCORE = Label("simulated MOS", 1.0, 5.0, True)
 VOTES = Label("simulated share of votes for B", 0.0, 1.0, True)
-ALL_TYPES = frozenset(d.number for d in DISTORTIONS)
-CELLS = tuple((d.number, level) for d in DISTORTIONS for level in range(1, 6))
+TYPES = {d.number: d.name for d in DISTORTIONS}
+ALL_TYPES = frozenset(TYPES)
+FILES = {(number, level): f"{number:02d}_{level}.png" for number in TYPES for level in range(1, 6)}
+CELLS = tuple(FILES)
 PHOTOS = {
     "skimage.data": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"),
     "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
     "matplotlib": ("mpl-data/sample_data/grace_hopper.jpg",),
 }
-"""The packaged photographs, by package."""
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -125,11 +126,7 @@ def load(
 
 
 def references(photos: Path | str = "", scenes: int = 12) -> list[DemoReference]:
-    """The packaged photographs, or those of the folder `photos`, and the dead-leaves scenes.
-
-    Raises:
-        DataError: There is no such folder, or no PNG, JPEG, WebP, BMP or TIFF file in it.
-    """
+    """The packaged photographs, or those of the folder `photos` (`DataError` if there are none), and the scenes."""
     found = packaged_photos()
     if photos:
         found = sorted(path for path in Path(photos).glob("*") if path.suffix.lower() in ENDINGS)
@@ -147,12 +144,8 @@ def packaged_photos() -> list[Path]:
 
 
 def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A scene of discs that hide one another, radii by the power law r^-3, in colours around a few random ones.
-
-    Returns:
-        uint8 RGB, `(height, width, 3)`, drawn at twice the size and reduced, so that edges are smooth.
-    """
-    width, height = 2 * size[0], 2 * size[1]
+    """A scene of discs that hide one another, radii by the power law r^-3, in colours around a few random ones."""
+    width, height = 2 * size[0], 2 * size[1]  # reduced at the end, so that edges are smooth
     canvas, empty = np.zeros((height, width, 3)), np.ones((height, width), bool)
     palette = rng.uniform(0.1, 0.9, (6, 1)) + rng.normal(0, 0.12, (6, 3))
     low, high = 8.0, height / 2
@@ -168,7 +161,9 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
         shade = ((across - x) * slope[0] + (down - y) * slope[1]) / radius
         canvas[rows, columns][visible] = np.clip(colour + shade[..., None], 0, 1)[visible]
         empty[rows, columns] &= ~visible
-    return np.asarray(Image.fromarray((255 * canvas + 0.5).astype(np.uint8)).resize(size, Image.Resampling.BOX))
+    return np.asarray(
+        Image.fromarray((255 * canvas + 0.5).astype(np.uint8)).resize(size, Image.Resampling.BOX)
+    )  # (H, W, 3)
 
 
 @cache
@@ -196,20 +191,21 @@ def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) 
     manifest = root / "manifest.json"
     with FileLock(root / ".lock"):
         known = json.loads(manifest.read_text()) if manifest.exists() else {}
-        missing = [path for path in sorted(paths) if known.get(_key(path)) is None or not path.exists()]
+        keys = {path: f"{path.parent.name}/{path.name}" for path in sorted(paths)}
+        missing = [path for path, key in keys.items() if key not in known or not path.exists()]
         if not missing:
             return
         needed = {path.parent.name for path in missing}
         rendered = {source.name: source.render() for source in sources if source.name in needed}
 
         def make_one(path: Path) -> tuple[str, str]:
-            image = rendered[path.parent.name]
+            name, image = path.parent.name, rendered[path.parent.name]
             if path.stem != "reference":
                 number, level = map(int, path.stem.split("_"))
-                image = distort(image, number, level, _rng(path.parent.name, 2, number, level))
+                image = distort(image, number, level, _rng(name, 2, number, level))
             with atomic(path) as temporary:
                 Image.fromarray(image).save(temporary, compress_level=1)
-            return _key(path), sha256(path)
+            return keys[path], sha256(path)
 
         with ThreadPoolExecutor() as pool:
             made = dict(progress(pool.map(make_one, missing), "making demo images", total=len(missing)))
@@ -222,7 +218,7 @@ def _pairs(folder: Path, count: int, types: Collection[int]) -> list[Pair]:
     chosen = [(cell, score) for cell, score in scores(name).items() if cell[0] in types]
     if 0 < count < len(chosen):
         chosen = [chosen[i] for i in sorted(_rng(name, 4).choice(len(chosen), count, replace=False))]
-    return [Pair(reference, _path(folder, cell), score, name, score, _type(cell)) for cell, score in chosen]
+    return [Pair(reference, folder / FILES[cell], score, name, score, TYPES[cell[0]]) for cell, score in chosen]
 
 
 def _triplets(folder: Path, count: int, votes: int) -> list[Triplet]:
@@ -231,20 +227,10 @@ def _triplets(folder: Path, count: int, votes: int) -> list[Triplet]:
     for _ in range(count):
         a, b = (CELLS[i] for i in rng.choice(len(CELLS), 2, replace=False))
         p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
-        records.append(Triplet(reference, _path(folder, a), _path(folder, b), p_b, name, p_b, _type(a), _type(b)))
+        records.append(
+            Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, TYPES[a[0]], TYPES[b[0]])
+        )
     return records
-
-
-def _path(folder: Path, cell: tuple[int, int]) -> Path:
-    return folder / f"{cell[0]:02d}_{cell[1]}.png"
-
-
-def _type(cell: tuple[int, int]) -> str:
-    return DISTORTIONS[cell[0] - 1].name
-
-
-def _key(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 def _rng(reference: str, *purpose: int) -> np.random.Generator:

@@ -34,8 +34,6 @@ from scipy import ndimage, optimize, signal, sparse
 from skimage import color, restoration
 from skimage.color import colorconv
 
-MIN_SIDE = 64
-
 
 @dataclass(frozen=True)
 class Distortion:
@@ -54,26 +52,16 @@ class Distortion:
 
 
 def distort(
-    image: np.ndarray,
-    number: int,
-    level: int,
-    rng: np.random.Generator | None = None,
-    *,
-    final_stretch: bool = True,
+    image: np.ndarray, number: int, level: int, rng: np.random.Generator | None = None, *, final_stretch: bool = True
 ) -> np.ndarray:
-    """Distort a photograph as KADID-10k does.
+    """Distort a photograph as KADID-10k does, to uint8 (H, W, 3).
 
     Args:
-        image: RGB photograph, uint8 (H, W, 3), at least 64 x 64; resize or crop it to about 512 x 384 first, the size
-            that the levels are made for.
+        image: RGB photograph, uint8 (H, W, 3), at least 64 x 64; the levels are made for about 512 x 384.
         number: Type of distortion, 1 to 25.
         level: KADID-10k's level, 1 to 5.
-        rng: Source of randomness; only the random types need one. The same state draws the same places and directions
-            at every level.
+        rng: Needed by the random types only; the same state draws the same places and directions at every level.
         final_stretch: Stretch the result to the full range, as KADID-10k does; otherwise it is only clipped.
-
-    Returns:
-        The distorted photograph, uint8 (H, W, 3).
 
     Raises:
         ValueError: The photograph, the type or the level is unusable, or a random type has no generator.
@@ -84,10 +72,8 @@ def distort(
             raise ValueError(f"{name}: got {value!r}, expected an integer from 1 to {last}")
     distortion = DISTORTIONS[number - 1]
     if distortion.random and not isinstance(rng, np.random.Generator):
-        raise ValueError(
-            f"rng: got {rng!r}, expected a generator for type {number} ({distortion.name}), which is random: "
-            "pass, for example, np.random.default_rng((seed, number, level))"
-        )
+        todo = "pass, for example, np.random.default_rng((seed, number, level))"
+        raise ValueError(f"rng: got {rng!r}, expected a generator for type {number} ({distortion.name}): {todo}")
     draws = (rng,) if distortion.random else ()
     result = distortion.apply(_stretch(image / 255), distortion.levels[level - 1], *draws)
     return _to_uint8(_stretch(result) if final_stretch else result)
@@ -97,14 +83,9 @@ def _check_image(image: np.ndarray) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"image: got {got}, expected uint8 (H, W, 3): convert with np.asarray(image.convert('RGB'))")
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise ValueError(
-            f"image: got {image.shape[0]} x {image.shape[1]} pixels, expected at least {MIN_SIDE} x {MIN_SIDE}: "
-            "distort the whole photograph (about 384 x 512) and crop afterwards"
-        )
-
-
-# Building blocks
+    if min(image.shape[:2]) < 64:
+        got, todo = image.shape[:2], "distort the whole photograph (about 384 x 512) and crop afterwards"
+        raise ValueError(f"image: got {got[0]} x {got[1]} pixels, expected at least 64 x 64: {todo}")
 
 
 def _stretch(x: np.ndarray) -> np.ndarray:
@@ -155,9 +136,6 @@ def _through_codec(x: np.ndarray, **options: Any) -> np.ndarray:
     stream = io.BytesIO()
     Image.fromarray(_to_uint8(x)).save(stream, **options)
     return np.asarray(Image.open(stream)) / 255
-
-
-# The types that are more than a line, in KADID-10k's order
 
 
 def _disk(radius: float) -> np.ndarray:
@@ -425,11 +403,8 @@ def high_sharpen(x: np.ndarray, amount: float) -> np.ndarray:
 
 
 def contrast_change(x: np.ndarray, amount: float) -> np.ndarray:
-    """Type 25: a cubic tone curve; contrast grows above amount -0.2 (the identity) and falls below it.
-
-    Through (0, 0), (0.3, 0.25 - amount/4), (0.5, 0.5), (0.7, 0.75 + amount/4) and (1, 1).
-    """
-    u = x - 0.5
+    """Type 25: contrast grows above amount -0.2 (the identity) and falls below it."""
+    u = x - 0.5  # the cubic through (0, 0), (0.3, 0.25 - amount/4), (0.5, 0.5), (0.7, 0.75 + amount/4) and (1, 1)
     return np.clip(x + (amount + 0.2) * 125 / 84 * u * (1 - 4 * u**2), 0, 1)
 
 

@@ -16,44 +16,27 @@ from iqa_lib.data.splits import by_reference
 
 @dataclass(frozen=True)
 class Counts:
-    """Published numbers of a data set or of one part of it, None where nothing is published.
-
-    `verified` is False for numbers that are rounded, inferred or from third parties: `check` tolerates some deviation.
-    """
+    """Published numbers of a data set or of one part of it, None where nothing is published."""
 
     records: int
     references: int | None = None
     distorted: int | None = None
-    verified: bool = True
+    verified: bool = True  # False if rounded, inferred or from third parties: `check` tolerates some deviation
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a data set comes from and what it looks like on disk.
+    """Where a data set comes from and what it looks like on disk."""
 
-    Attributes:
-        name: As given to `iqa_lib.data.load`.
-        citation: The publication to cite.
-        page: The official page.
-        archives: What to download there, with sizes where they are known.
-        layout: The expected folders, as the archives unpack.
-        parts: What can be unpacked without the rest, each with paths of which any one shows that it was. The sides of
-            an official split are parts; otherwise the only part is `"all"`.
-        counts: Published numbers of a part, or of several joined by `+`.
-        fractions: The sides that a part is split into by reference, with their shares, where no split is official.
-        inside: Folders that the archives create around the layout.
-        terms: Licence or terms of use, as far as they are known.
-    """
-
-    name: str
+    name: str  # as given to `iqa_lib.data.load`
     citation: str
-    page: str
-    archives: tuple[str, ...]
-    layout: str
-    parts: dict[str, tuple[str, ...]]
-    counts: dict[str, Counts]
-    fractions: dict[str, dict[str, float]] = field(default_factory=dict)
-    inside: tuple[str, ...] = ()
+    page: str  # the official one
+    archives: tuple[str, ...]  # what to download there, with sizes where they are known
+    layout: str  # the expected folders, as the archives unpack
+    parts: dict[str, tuple[str, ...]]  # the sides of an official split, else "all"; paths that show a part is there
+    counts: dict[str, Counts]  # of a part, or of several joined by "+"
+    fractions: dict[str, dict[str, float]] = field(default_factory=dict)  # of a part whose split is not official
+    inside: tuple[str, ...] = ()  # folders that the archives create around the layout
     terms: str = "not known here: see the page"
 
     @property
@@ -102,14 +85,8 @@ class Line:
 class Folder:
     """A data set's folder, where names are found whatever their case.
 
-    Args:
-        root: The folder that the archives were unpacked into.
-        origin: The data set.
-        problems: If None, the first problem raises `DataError`. Otherwise every problem is appended to it and reading
-            goes on, for `iqa_lib.data.check`.
-
-    Raises:
-        DataError: `root` is not a folder.
+    The first problem raises `DataError`; with a list of `problems` it is appended to that and reading goes on, for
+    `iqa_lib.data.check`. That `root` is not a folder always raises.
     """
 
     def __init__(self, root: Path | str | None, origin: Origin, problems: list[str] | None = None):
@@ -263,20 +240,11 @@ def read_part(module: ModuleType, root: Path | str | None, part: str, **options)
 def deal(
     records: Sequence[Pair] | Sequence[Triplet], split: str, fractions: dict[str, float], seed: int, by: str
 ) -> list:
-    """The records on one side of a split that is not official.
+    """The records on one side of a split that is not official: a key of `fractions`, or `"all"`.
 
-    Args:
-        records: All of them.
-        split: A key of `fractions`, or `"all"`.
-        fractions: Share of each side.
-        seed: Number of the split.
-        by: `"reference"`, so that no reference is on two sides; or `"row"`, which leaks references, to repeat papers
-            that did so and to measure the effect.
-
-    Raises:
-        DataError: Unknown `split` or `by`.
+    `by="reference"` puts no reference on two sides; `"row"` leaks references, to repeat papers that did so and to
+    measure the effect; `DataError` for anything else.
     """
-    check_choice((*fractions, "all"), error=DataError, split=split)
     check_choice(("reference", "row"), error=DataError, by=by)
     if split == "all":
         return list(records)

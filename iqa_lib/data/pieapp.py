@@ -43,22 +43,9 @@ ROOT/distorted_images/train/ref_1/distort_1_TYPE_inter_1.png     also val, test"
 
 
 def records(
-    root: Path | None,
-    *,
-    split: str = "all",
-    include_test: bool = True,
-    controls: bool = True,
-    problems: list[str] | None = None,
+    root: Path | None, *, split: str = "all", include_test=True, controls=True, problems: list[str] | None = None
 ) -> list[Triplet]:
-    """One triplet for each line of the label files.
-
-    Args:
-        root: The data set's folder.
-        split: `"train"`, `"val"`, `"test"` or `"all"`.
-        include_test: Whether `"all"` includes the test set.
-        controls: Whether to keep pairs in which the reference is one of the choices.
-        problems: As in `Folder`.
-    """
+    """One triplet for each line of the label files; options as above, `problems` as in `Folder`."""
     folder = Folder(root, ORIGIN, problems)
     parts = [part for part in COLUMNS if split == part or (split == "all" and (include_test or part != "test"))]
     triplets = folder.read((line for part in parts for line in _lines(folder, part)), _triplet)

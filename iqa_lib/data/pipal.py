@@ -1,7 +1,6 @@
 """PIPAL, its public training release: 200 references with 116 distorted images each, 288x288.
 
-The labels of the releases for the NTIRE challenges (validation and test, 25 references each) are hidden; they are not
-read.
+The releases for the NTIRE challenges (validation and test, 25 references each) are not read: their labels are hidden.
 
 Label: an Elo score of about 900 to 1850, called MOS. Higher is better, and the score is the label as is.
 

@@ -1,7 +1,6 @@
 """Which data sets each paper trains and tests on.
 
-Every function takes these arguments, and returns the sides by name. It raises `DataError` if the data set is unknown
-or missing.
+Every function takes these arguments and returns the sides by name; `DataError` for an unknown or missing data set.
 
     dataset: `"demo"`, or one of the paper's data sets, as given to `iqa_lib.data.load`.
     root: The folder that holds the data sets, each in a folder of its name.
@@ -9,7 +8,7 @@ or missing.
     demo: Options of `iqa_lib.data.demo.load`; other data sets ignore them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +35,7 @@ def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False
     same references; single votes on held-out references. By default the validation sets of BAPPS and the test set of
     PieAPP are trained on, as the row counts of the paper's Table 1 include them; `clean` leaves them out.
     """
-    check_choice(TRIPLET_SETS, error=DataError, dataset=dataset)
-    side = _loader(dataset, root, seed=seed, demo=demo)
+    side = _loader(TRIPLET_SETS, dataset, root, demo, seed=seed)
     if dataset == "demo":
         coarse, fine, test = side(split="train", votes=1), side(split="train", votes=10), side(split="test", votes=1)
     else:
@@ -49,13 +47,7 @@ def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False
 
 
 def iqa_tmfm(
-    dataset: str,
-    root: Path | str,
-    *,
-    seed: int = 0,
-    hold_out: bool = False,
-    by: str = "row",
-    demo: dict | None = None,
+    dataset: str, root: Path | str, *, seed: int = 0, hold_out: bool = False, by: str = "row", demo: dict | None = None
 ) -> Sides:
     """The sides of IQA-TMFM: `train` and `test`, with `hold_out` also `selection`.
 
@@ -63,8 +55,7 @@ def iqa_tmfm(
     of the training records by which the released code chooses its epoch, drawn `by="row"` as there, which puts triplets
     of one reference on both sides, or by `"reference"`.
     """
-    check_choice(TRIPLET_SETS, error=DataError, dataset=dataset)
-    side = _loader(dataset, root, seed=seed, demo={"votes": 1} | (demo or {}))
+    side = _loader(TRIPLET_SETS, dataset, root, {"votes": 1} | (demo or {}), seed=seed)
     train, test = side(split="train"), side(split="test" if dataset == "demo" else "validation")
     return (_without_a_fifth(train, seed, by) if hold_out else {"train": train}) | {"test": test}
 
@@ -81,22 +72,17 @@ def scored(
 ) -> Sides:
     """The sides of a network trained on pairs with scores (AHIQ, FR+NR, TOPIQ): `train`, `test` and more.
 
-    Args:
-        dataset: One of `PAIR_SETS`, split by reference with the shares of its module.
-        root: See the module; also `seed` and `demo`.
-        seed: See the module.
+    Args, besides the module's:
         cross: Another data set, tested as a whole, as side `cross`. With `"demo"` the network is trained and tested on
             18 types of distortion, and `cross` has the 7 others, on the references of `test`.
         hold_out: Add side `selection`, to choose an epoch by: the `val` of LIVE, CSIQ and TID2013, elsewhere a fifth of
             the training references.
         by: `"reference"`, or `"row"`, which leaks references, to measure the effect.
-        demo: See the module.
     """
-    check_choice(PAIR_SETS, error=DataError, dataset=dataset)
     if cross and (cross not in PAIR_SETS or (cross == "demo") != (dataset == "demo")):
         raise DataError(f"cross: got {cross!r} with {dataset!r}, expected another of {', '.join(PAIR_SETS)}, or none")
     types = ALL_TYPES - CROSS_TYPES if cross else ALL_TYPES
-    side = _loader(dataset, root, seed=seed, by=by, demo={"task": "pairs", "types": types} | (demo or {}))
+    side = _loader(PAIR_SETS, dataset, root, {"task": "pairs", "types": types} | (demo or {}), seed=seed, by=by)
     sides = {"train": side(split="train"), "test": side(split="test")}
     if hold_out and dataset in ("live", "csiq", "tid2013"):
         sides["selection"] = side(split="val")
@@ -126,15 +112,12 @@ def topiq(
     pairs, and on the demo set on the references that the trained networks are tested on.
     """
     check_choice(("score", "preference"), error=DataError, task=task)
-    check_choice(PAIR_SETS if task == "score" else PREFERENCE_TESTS, error=DataError, dataset=dataset)
     if cross and (task == "preference" or not trained):
-        raise DataError(
-            f"cross: got {cross!r}, expected none: only a network trained on scores is tested on another set"
-        )
+        raise DataError(f"cross: got {cross!r}, expected none: it is for networks trained on scores")
     if task == "score" and trained:
         return scored(dataset, root, seed=seed, cross=cross, demo=demo)
-    kind = {"task": "pairs" if task == "score" else "triplets"}
-    side = _loader(dataset, root, seed=seed, demo=kind | (demo or {}))
+    allowed, kind = (PAIR_SETS, "pairs") if task == "score" else (PREFERENCE_TESTS, "triplets")
+    side = _loader(allowed, dataset, root, {"task": kind} | (demo or {}), seed=seed)
     tested = PREFERENCE_TESTS[dataset] if task == "preference" else "test" if dataset == "demo" else "all"
     return ({"train": side(split="train")} if trained else {}) | {"test": side(split=tested)}
 
@@ -145,13 +128,21 @@ def scaled(dataset: IQADataset, low: float, high: float) -> IQADataset:
     return IQADataset(dataset.name, dataset.split, records, dataset.label)
 
 
+def scaled_by_train(sides: Sides) -> Sides:
+    """Each side's scores scaled by the lowest and highest of the training side, but for `cross`, kept as it is."""
+    low, high = map(float, sides["train"].targets.aminmax())
+    return {side: pairs if side == "cross" else scaled(pairs, low, high) for side, pairs in sides.items()}
+
+
 def joined(*datasets: IQADataset, label: Label) -> IQADataset:
     """Several data sets of one kind as one, its name and split those of all, joined by `+`."""
     names, splits = ("+".join(getattr(dataset, part) for dataset in datasets) for part in ("name", "split"))
     return IQADataset(names, splits, [record for dataset in datasets for record in dataset.records], label)
 
 
-def _loader(dataset: str, root: Path | str, *, demo: dict | None, **options) -> Callable[..., IQADataset]:
+def _loader(allowed: Iterable[str], dataset: str, root: Path | str, demo: dict | None, **options) -> Callable:
+    """`load` for one of the data sets allowed, with the split left to choose."""
+    check_choice(allowed, error=DataError, dataset=dataset)
     if dataset == "demo":
         return partial(load, "demo", **options | (demo or {}))
     return partial(load, dataset, Path(root) / dataset, **options)
@@ -160,6 +151,5 @@ def _loader(dataset: str, root: Path | str, *, demo: dict | None, **options) -> 
 def _without_a_fifth(train: IQADataset, seed: int, by: str) -> Sides:
     """The training side without a fifth of it, and that fifth as `selection`."""
     parts = {"train": 0.8, "selection": 0.2}
-    return {
-        side: IQADataset(train.name, side, deal(train.records, side, parts, seed, by), train.label) for side in parts
-    }
+    dealt = {side: deal(train.records, side, parts, seed, by) for side in parts}
+    return {side: IQADataset(train.name, side, records, train.label) for side, records in dealt.items()}

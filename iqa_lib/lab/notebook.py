@@ -1,4 +1,4 @@
-"""What the notebooks share, each a call: code below its equation, tables of shapes, estimates, checks of a smoke run."""
+"""What the notebooks share: code below its equation, views, tables of shapes, estimates, checks of a smoke run."""
 
 import copy
 import inspect
@@ -13,7 +13,6 @@ from torch import nn
 from iqa_lib import evaluation, plots, training
 from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import best_device
 from iqa_lib.lab.parameters import ParameterError
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
@@ -32,12 +31,14 @@ def code(*functions: Callable) -> Markdown:
     return Markdown("```python\n" + "\n".join(parts) + "```")
 
 
-def views_of(sides: Mapping[str, IQADataset], *, train: dict, test: dict, seed: int, kind: type = Crops) -> dict:
-    """One view a side: by the options `test` of `Crops` for the sides that are tested, by `train` for the others."""
-    return {
-        side: kind(dataset, **(test if side in TESTED else train), seed=seed, enlarge=True)
-        for side, dataset in sides.items()
-    }
+def views_of(sides: Mapping[str, IQADataset], *, train: dict, test: dict, seed: int) -> dict[str, Crops]:
+    """One view a side: crops by the options `test` for the sides that are tested, by `train` for the others.
+
+    What chooses the epoch (`selection`) is neither flipped nor turned.
+    """
+    still = {name: value for name, value in train.items() if name not in ("flip", "turn")}
+    options = dict.fromkeys(TESTED, test) | {"selection": still}
+    return {side: Crops(data, **options.get(side, train), seed=seed, enlarge=True) for side, data in sides.items()}
 
 
 def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int = 32) -> dict:
@@ -55,8 +56,8 @@ def shapes(model: nn.Module, view: IQADataset | Crops, title: str = "shape for o
 
 def first_step(model: nn.Module, view: Crops, batch_size: int, seed: int) -> tuple[nn.Module, list]:
     """A copy of a model in training mode, and the batch that `fit` shows it first, both on one device."""
-    student = copy.deepcopy(model).to(best_device()).train()
-    return student, training.first_batch(view, batch_size, seed)
+    student = copy.deepcopy(model).train()
+    return student, training.first_batch(view, batch_size, seed, student)
 
 
 def check_learnt(run: Run, estimate: Estimate | None = None, floor: float = 0.0) -> None:

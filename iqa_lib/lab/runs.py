@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -32,6 +32,8 @@ from iqa_lib.training import Fit, Task, fit, lower, peak_memory, save_weights
 from iqa_lib.weights import Weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
+
+FROM_PARAMETERS = ("batch_size", "accumulate", "precision", "workers", "save_every", "max_steps")
 
 
 @dataclass
@@ -60,8 +62,10 @@ class Run:
         The folder's name is a hash of everything that decides the outcome: the model as it is now, the data, the
         options and this package's code. A step that another run has finished is loaded, one that another run is
         training is waited for, a killed one resumes, and a stale one is never used. `name` is the step's, such as
-        `"step 1"`; `note` is printed first unless the step is finished.
+        `"step 1"`; `note` is printed first unless the step is finished. The options in `FROM_PARAMETERS` come from the
+        notebook's parameters of these names.
         """
+        options |= {name: self.parameters[name] for name in FROM_PARAMETERS if name in self.parameters}
         keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
         key = hashlib.sha256(
             repr((_model_key(model), keys, bool(select), inspect.getsource(improves), options)).encode()
@@ -81,6 +85,11 @@ class Run:
         print(f"{name}: {how}, {len(result.history)} steps, {result.seconds:.0f} s of training ({where})")
         self.steps[name] = result
         return result
+
+    @property
+    def data_root(self) -> Path:
+        """The folder that holds the data sets, from the repository if `data_root` is relative."""
+        return repo_root() / self.parameters["data_root"]
 
     def save_figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure in the run's folder and return it for display."""
@@ -135,11 +144,14 @@ class Run:
         }
         with atomic(self.folder / records.RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=1))
+        print(f"record: {(self.folder / records.RECORD).relative_to(repo_root())}")
         return self.folder / records.RECORD
 
 
-def start(notebook: str, namespace: Mapping[str, object]) -> Run:
+def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
+
+    The namespace gets the resolved values: numbers of the declared type, `precision` as it is computed here.
 
     Raises:
         ParameterError: A parameter is unknown, of the wrong type or impossible.
@@ -153,6 +165,7 @@ def start(notebook: str, namespace: Mapping[str, object]) -> Run:
     folder = records.folder(resolved["scale"], f"{notebook}/{resolved['row']}", resolved["seed"])
     changed = [f"  {name} = {value!r}" for name, value in resolved.items() if value != known[name].default]
     print("\n".join([str(folder), *changed, "  all other parameters at their defaults"]))
+    namespace.update(resolved)
     return Run(notebook, resolved, repo_root() / folder)
 
 

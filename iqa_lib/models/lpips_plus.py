@@ -92,6 +92,10 @@ class LPIPSPlus(nn.Module):
         _, maps = self(reference, distorted, return_maps=True)
         return torch.stack([self._pooled(maps, layer) for layer in (None, *range(self.network.L))], dim=1)
 
+    def preference_by_semantic_layer(self, reference, a, b) -> Tensor:
+        """Logits of B being the closer one, d(r, a) - d(r, b), under every semantic layer: `(B, 1 + layers)`."""
+        return self.by_semantic_layer(reference, a) - self.by_semantic_layer(reference, b)
+
     def _pooled(self, maps: dict[str, Tensor], layer: int | None) -> Tensor:
         """The sum over layers m of the mean of S_m, weighted by the reference's features in `layer`."""
         total = 0
