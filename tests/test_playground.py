@@ -149,7 +149,7 @@ def uploaded(name, image=None, content=b""):
     return (known | {"content": memoryview(content)},)
 
 
-def test_a_image_of_ones_own_becomes_a_reference_and_a_broken_one_a_message(ground):
+def test_an_image_of_ones_own_becomes_a_reference_and_a_broken_one_a_message(ground):
     view = ground.explore()
     (upload,), (reference,) = inside(view, widgets.FileUpload), inside(view, widgets.Dropdown)
     status = inside(view, widgets.HTML)[0]

@@ -226,7 +226,7 @@ TAKEN_VALUES = {
 
 
 @pytest.mark.parametrize("kind", TAKEN_VALUES)
-def test_every_form_of_a_image_gives_the_same_score(kind):
+def test_every_form_of_an_image_gives_the_same_score(kind):
     came, pixels = TAKEN_VALUES[kind]
     wanted = iqa_lib.score(Image.fromarray(NOISY), Image.fromarray(np.ascontiguousarray(pixels)), "ssim")
     assert iqa_lib.score(NOISY, came, "ssim") == pytest.approx(wanted, abs=1e-6)
@@ -326,7 +326,7 @@ def test_the_authors_checkpoint_of_cfanet_scores_whole_images(tmp_path, monkeypa
     assert "authors.pth (sha256" in found.meaning
 
 
-def test_a_image_smaller_than_the_authors_crops_is_refused(tmp_path, monkeypatch):
+def test_an_image_smaller_than_the_authors_crops_is_refused(tmp_path, monkeypatch):
     model = AHIQ(cnn="packaged", cnn_weights="random", fusion="cnn", width=1 / 64).eval()
     (tmp_path / "authors.pth").write_bytes(b"weights")
     monkeypatch.setattr(AHIQ, "from_author_checkpoint", lambda path, **options: model)
@@ -431,7 +431,7 @@ def test_a_run_of_another_network_a_broken_or_an_old_one_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="holds no model"):
         scoring.load(folder)
     for changed, message in (
-        ({"model": None}, "does not say what network"),
+        ({"model": None}, "names no trained network"),
         ({"model": {"class": "os.system", "options": {}}}, "no 'os.system'"),
         ({"model": {"class": "FRNR", "options": {"wings": 2}}}, r"no option \['wings'\]"),
     ):

@@ -27,12 +27,8 @@ def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFra
         ValueError: Images have no partner, or two have one name; lists them.
     """
     reference, found = Path(reference), _images(Path(distorted))
-    if reference.is_file():
-        return pd.DataFrame([(str(reference), str(path)) for path in found.values()], columns=PAIR)
-    partners = _images(reference)
-    alone = [str(path) for name, path in found.items() if name not in partners]
-    alone += [str(path) for name, path in partners.items() if name not in found]
-    if alone:
+    partners = dict.fromkeys(found, reference) if reference.is_file() else _images(reference)
+    if alone := sorted(str((found | partners)[name]) for name in found.keys() ^ partners.keys()):
         raise ValueError(
             f"{len(alone)} of {len(found) + len(partners)} images have no partner of the same name in the other "
             f"folder: {_some(alone)}; rename them, or list the pairs in a CSV with columns reference,distorted"
@@ -42,7 +38,7 @@ def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFra
 
 def left_out(folder: Path | str) -> list[Path]:
     """A folder's files, except hidden ones, that are not images by their endings."""
-    return sorted(path for path in _files(Path(folder)) if path.suffix.lower() not in _endings())
+    return _files(Path(folder), images=False)
 
 
 def pairs_of_csv(file: Path | str) -> pd.DataFrame:
@@ -103,7 +99,7 @@ def _images(folder: Path) -> dict[str, Path]:
     """A folder's images by name without ending, sorted."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder (from {Path.cwd()}): check the path")
-    files = sorted(path for path in _files(folder) if path.suffix.lower() in _endings())
+    files = _files(folder, images=True)
     if not files:
         raise ValueError(f"{folder} holds no image: give a folder with files such as name.png or name.jpg")
     found = {path.stem: path for path in files}
@@ -113,12 +109,10 @@ def _images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-
-
-def _endings() -> set[str]:
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def _files(folder: Path, images: bool) -> list[Path]:
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in files if (path.suffix.lower() in endings) == images)
 
 
 def _some(names: Sequence[str], count: int = 5) -> str:

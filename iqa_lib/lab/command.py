@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from iqa_lib.lab import batches, networks
+from iqa_lib.weights import WeightsError
 
 if TYPE_CHECKING:
     from iqa_lib.lab.scoring import Metric
@@ -34,8 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--option: expected NAME=VALUE, such as --option vit=b16")
     if not given.distorted and not given.reference.lower().endswith(".csv"):
         parser.error(f"got {given.reference} alone, expected REF DIST, or a CSV of pairs")
-    from iqa_lib.weights import WeightsError
-
     try:
         return _run(given)
     except (ValueError, OSError, WeightsError) as error:

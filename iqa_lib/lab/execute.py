@@ -24,14 +24,9 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
-    """Run a notebook by papermill into `output`.
-
-    Raises:
-        ParameterError: See `validate`.
-        papermill.PapermillExecutionError: A cell failed; `output` shows it.
-    """
+    """Check the parameters, then run a notebook by papermill into `output`, which also shows a cell that fails."""
     validate(notebook, parameters)
-    import papermill  # a second of CPU time, which a refused run need not wait for
+    import papermill  # slow
 
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     source = repo_root() / "notebooks" / f"{notebook}.ipynb"
@@ -56,9 +51,11 @@ def main() -> None:
         with one_gpu():
             execute(arguments.notebook, arguments.output, parameters)
     except Exception as error:
+        in_cell = hasattr(error, "ename")  # then it is papermill's, and holds the error raised in the cell
+        name, words = (error.ename, error.evalue) if in_cell else (type(error).__name__, str(error))
         with atomic(reason) as temporary:
-            temporary.write_text(_reason(error) + "\n")
-        if not isinstance(error, ParameterError) and not hasattr(error, "ename"):  # `ename`: an error in a cell
+            temporary.write_text(f"{name}: {' '.join(words.split())}\n")
+        if not in_cell and not isinstance(error, ParameterError):
             raise
         sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
 
@@ -92,12 +89,6 @@ def _gpus() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.splitlines()
     return [str(number) for number, _ in enumerate(line for line in listed if line.startswith("GPU "))]
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line; for a notebook's cell, the error raised in it."""
-    name, words = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-    return f"{name}: {' '.join(words.split())}"
 
 
 if __name__ == "__main__":

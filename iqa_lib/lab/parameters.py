@@ -53,19 +53,15 @@ class Parameter:
         if type(value) is not self.type:
             hint = " (in YAML write 1.0e-4, not 1e-4)" if self.type is float and isinstance(value, str) else ""
             return f"got {value!r} ({type(value).__name__}), expected {self.type.__name__}{hint}"
-        return "" if self._allows(value) else f"got {value!r}, expected {self._allowed()}"
-
-    def _allows(self, value: object) -> bool:
-        if self.type in (str, bool):
-            return not self.choices or value in self.choices
-        return value < math.inf and (value > 0 if self.low is None else self.low <= value <= self.high)
-
-    def _allowed(self) -> str:
+        fits, allowed = True, ""
         if self.choices:
-            return f"one of {', '.join(map(repr, self.choices))}"
-        if self.low is None:
-            return "above 0"
-        return f"{self.low:g} to {self.high:g}" if self.high < math.inf else f"at least {self.low:g}"
+            fits, allowed = value in self.choices, f"one of {', '.join(map(repr, self.choices))}"
+        elif self.type in (int, float) and self.low is None:
+            fits, allowed = 0 < value < math.inf, "above 0"
+        elif self.type in (int, float):
+            allowed = f"at least {self.low:g}" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
+            fits = self.low <= value <= self.high and value < math.inf
+        return "" if fits else f"got {value!r}, expected {allowed}"
 
 
 def declared(notebook: str) -> dict[str, Parameter]:

@@ -38,19 +38,12 @@ FROM_PARAMETERS = ("batch_size", "accumulate", "precision", "workers", "save_eve
 
 @dataclass
 class Run:
-    """A run in progress, from `start` to `finish`.
-
-    Attributes:
-        notebook: Name of the notebook.
-        parameters: All of them, resolved.
-        folder: See `iqa_lib.lab.records`.
-        steps: The result of each call of `fit`, by name.
-    """
+    """A run in progress, from `start` to `finish`."""
 
     notebook: str
-    parameters: dict[str, object]
-    folder: Path
-    steps: dict[str, Fit] = field(default_factory=dict)
+    parameters: dict[str, object]  # all of them, resolved
+    folder: Path  # see `iqa_lib.lab.records`
+    steps: dict[str, Fit] = field(default_factory=dict)  # the result of each call of `fit`
     started: float = field(default_factory=time.time)
 
     def fit(
@@ -123,10 +116,7 @@ class Run:
         data: Mapping[str, IQADataset],
         weights: Weights | Mapping[str, Weights],
     ) -> Path:
-        """Write weights, predictions and, last, the record; returns the record's path.
-
-        A run that trains nothing has no model; one with several networks gives the weights of each by name.
-        """
+        """Write weights, predictions and, last, the record; returns its path. Several networks have weights by name."""
         if model is not None:
             save_weights(model, self.folder / records.WEIGHTS)
         with atomic(self.folder / records.PREDICTIONS) as temporary:

@@ -88,10 +88,7 @@ class Metric:
     def score(self, reference: ImageLike, distorted: ImageLike) -> Score:
         """See `iqa_lib.lab.scoring.score`."""
         if self.triplets:
-            raise ValueError(
-                f"{self.name} compares two images with a reference and has no score for one: use "
-                "iqa_lib.prefer(reference, a, b, ...)"
-            )
+            raise ValueError(f"{self.name} only compares two images: use iqa_lib.prefer(reference, a, b, ...)")
         return Score(self._compute(reference=reference, distorted=distorted), self.meaning)
 
     def prefer(self, reference: ImageLike, a: ImageLike, b: ImageLike) -> Score:
@@ -107,8 +104,8 @@ class Metric:
         if len({image.shape for image in images}) > 1:
             sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
             raise ValueError(
-                f"images of unequal sizes: {sizes}, expected one size, the same place under each pixel: crop or resize "
-                "them first (how is yours to decide: it changes the score)"
+                f"images of unequal sizes: {sizes}, expected one size: crop or resize them first, so that each pixel "
+                "shows the same place (how is your choice: it changes the score)"
             )
         return float(self.compute(*images))
 
@@ -248,10 +245,8 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
     }
     origin = f"run {folder}" + (", a demo number: trained on simulated labels" if records.is_demo(record) else "")
     options = {key: given[key] for key in ("max_batch", "precision") if key in given}
-    raw = given.get("loss") == "mse"
-    return _of_model(
-        name, origin, to_device(model, device), views, metrics=_fused_metrics(model, record), raw=raw, **options
-    )
+    options |= {"metrics": _fused_metrics(to_device(model, device), record), "raw": given.get("loss") == "mse"}
+    return _of_model(name, origin, model, views, **options)
 
 
 def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
@@ -263,10 +258,7 @@ def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
     """
     record, weights = records.read(folder), records.located(folder) / records.WEIGHTS
     if not record.get("model"):
-        raise ValueError(
-            f"{folder}: the record does not say what network was trained: its notebook trains none, or it was written "
-            "before records said so; run the row again"
-        )
+        raise ValueError(f"{folder}: the record names no trained network: its notebook trains none, or it is too old")
     if not weights.is_file():
         raise WeightsError(f"{folder} holds no {weights.name}: run the row again, or copy the file too")
     model = rebuilt(record["model"])
@@ -278,14 +270,7 @@ def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
 
 
 def _of_model(
-    name: str,
-    origin: str,
-    model: nn.Module,
-    views: dict,
-    *,
-    metrics: Sequence[Metric] = (),
-    raw: bool = False,
-    **options,
+    name: str, origin: str, model: nn.Module, views: dict, metrics: Sequence[Metric] = (), raw: bool = False, **options
 ) -> Metric:
     """A metric made of a network in eval mode: the mean over the crops that `views` describes.
 
@@ -330,18 +315,17 @@ def _fused_metrics(model: nn.Module, record: dict) -> list[Metric]:
 
 
 def _weights_options(name: str) -> str:
-    network = NETWORKS[name]
-    runs = [str(folder) for folder in records.finished(run=f"{network.notebook}/*")]
-    train = f"`papermill notebooks/{network.notebook}.ipynb out.ipynb`, which trains one on the demo set, then "
-    run = runs[0] if runs else str(records.folder("smoke", f"{network.notebook}/default", 0))
-    options = [
-        f"a run of this repository: {'' if runs else train}checkpoint={run!r}",
-        "a metric that needs no weights: ssim, ms-ssim, vifp, gmsd, ... (`python -m iqa_lib.score --list`)",
-    ]
+    """The error of a network without weights."""
+    network, options = NETWORKS[name], []
     if network.authors:
         example = f", such as {network.file}" if network.file else ""
-        options.insert(0, f"the authors' weights, downloaded under their own licence: checkpoint=<file>{example}")
-    listed = "\n".join(f"  ({i}) {option}" for i, option in enumerate(options, 1))
-    return (
-        f"{name} needs trained weights and got none; untrained ones would make numbers up. The options are:\n{listed}"
+        options.append(f"the authors' weights, downloaded under their own licence: checkpoint=<file>{example}")
+    run, train = next(iter(records.finished(run=f"{network.notebook}/*")), None), ""
+    if run is None:
+        run = records.folder("smoke", f"{network.notebook}/default", 0)
+        train = f"`papermill notebooks/{network.notebook}.ipynb out.ipynb`, which trains one on the demo set, then "
+    options.append(f"a run of this repository: {train}checkpoint={str(run)!r}")
+    options.append("a metric that needs no weights: ssim, ms-ssim, gmsd, ... (`python -m iqa_lib.score --list`)")
+    return f"{name} needs trained weights, untrained ones would make numbers up. The options are:" + "".join(
+        f"\n  ({i}) {option}" for i, option in enumerate(options, 1)
     )

@@ -21,7 +21,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "outputs" / "browser"
-RUN_ALL = "crop.jupyterapp.commands.execute('notebook:run-all-cells')"
+RUN_ALL = "globalThis.jupyterapp.commands.execute('notebook:run-all-cells')"
 SECONDS = 20
 
 
@@ -83,7 +83,7 @@ def visit(page: Page, address: str) -> dict[str, float]:
     page.goto(address)
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=60_000)
     page.wait_for_function(
-        "crop.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+        "globalThis.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
     )
     news = page.get_by_role("button", name="No", exact=True)
     if news.count():
@@ -93,7 +93,7 @@ def visit(page: Page, address: str) -> dict[str, float]:
     explore, compare, browse = (page.locator(f".jp-OutputArea-output > .widget-vbox >> nth={i}") for i in range(3))
     browse.locator("select").first.wait_for(timeout=300_000)
     page.wait_for_function(
-        "crop.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=120_000
+        "globalThis.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=120_000
     )
     print(f"{time.perf_counter() - started:6.2f} s  the whole notebook")
     return explored(page, explore) | compared(page, compare) | browsed(page, browse)
