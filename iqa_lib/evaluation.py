@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
-from iqa_lib.data.base import IQADataset, Pair, Triplet
+from iqa_lib.data.base import IQADataset, Triplet
 from iqa_lib.devices import autocast, device_of, to_device
 from iqa_lib.files import atomic, cache_dir, file_key, sha256
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
@@ -238,14 +238,15 @@ def most_disputed(table: pd.DataFrame, sign: int = 1) -> tuple[int, int]:
 
 
 def _rows(dataset: IQADataset) -> pd.DataFrame:
-    return pd.DataFrame([_row(record) | {"target": record.target} for record in dataset.records])
-
-
-def _row(record: Pair | Triplet) -> dict:
-    columns = ("reference", "a", "b") if isinstance(record, Triplet) else ("reference", "distorted")
-    names = {column: path.name for column, path in zip(columns, record.images, strict=True)}
-    kinds = {key: value for key, value in vars(record).items() if key.startswith("kind")}
-    return {"reference_id": record.reference_id} | names | kinds
+    """Each record's reference id, file names, kinds of distortion and target."""
+    columns = ("reference", "a", "b") if isinstance(dataset.records[0], Triplet) else ("reference", "distorted")
+    return pd.DataFrame(
+        {"reference_id": record.reference_id}
+        | {column: path.name for column, path in zip(columns, record.images, strict=True)}
+        | {key: value for key, value in vars(record).items() if key.startswith("kind")}
+        | {"target": record.target}
+        for record in dataset.records
+    )
 
 
 def _batches(view: View, max_batch: int) -> Iterator[tuple[Tensor, list]]:

@@ -1,4 +1,4 @@
-"""Where things lie, and writing them so that a killed run never leaves half a file."""
+"""Folders, hashes, and atomic writes: a killed run never leaves half a file."""
 
 import hashlib
 import os
@@ -16,29 +16,22 @@ os.umask(_UMASK)
 
 
 def repo_root() -> Path:
-    """The checkout that holds `notebooks/`, `params/` and `outputs/`: every path of a run starts here.
-
-    Raises:
-        RuntimeError: `iqa_lib` was installed as a copy, away from its repository.
-    """
+    """The checkout with `notebooks/`, `params/` and `outputs/`; RuntimeError if `iqa_lib` is installed without it."""
     root = Path(__file__).resolve().parents[1]
     if not (root / "notebooks").is_dir():
-        raise RuntimeError(
-            f"iqa_lib is installed in {root}, which holds no notebooks/: clone the repository and run "
-            "`pip install -e .` in it"
-        )
+        raise RuntimeError(f"no notebooks/ in {root}: clone the repository and run `pip install -e .` in it")
     return root
 
 
 def cache_dir() -> Path:
-    """Folder for what is made once and can be made again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`."""
+    """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`."""
     folder = os.environ.get("IQA_LIB_CACHE")
     return Path(folder) if folder else Path.home() / ".cache" / "iqa_lib"
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the name `path` only once the block has ended well."""
+    """A temporary path beside `path` to write to; it is renamed to `path` only after the block has succeeded."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -63,7 +56,7 @@ def sha256(*paths: Path | str) -> str:
 
 
 def file_key(path: Path) -> str:
-    """A name for what is computed from a file and kept: it changes with the file's place, size or time."""
+    """A name for what is computed from a file and kept; it changes with the file's path, size or time."""
     status = path.stat()
     return hashlib.sha256(f"{path.resolve()}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
 
@@ -77,5 +70,5 @@ def tensors_sha256(tensors: Iterable[tuple[str, "Tensor"]]) -> str:
 
 
 def code_fingerprint() -> str:
-    """SHA-256 of the package's own source: a finished training step is taken up again only under the same code."""
+    """SHA-256 of the package's source: a finished training step is reused only under the same code."""
     return sha256(*sorted(Path(__file__).parent.rglob("*.py")))

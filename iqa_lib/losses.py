@@ -39,12 +39,7 @@ def preference_mse(logit: Tensor, p_b: Tensor) -> Tensor:
 
 
 def mse(score: Tensor, target: Tensor) -> Tensor:
-    """Squared error of a score (AHIQ, FR+NR, TOPIQ): `mean((s - y)^2)`.
-
-    Args:
-        score: Predicted score of each pair, `(B,)`.
-        target: Human score, on the scale that the network learns, `(B,)`.
-    """
+    """Squared error of predicted and human scores, both `(B,)` (AHIQ, FR+NR, TOPIQ): `mean((s - y)^2)`."""
     return F.mse_loss(score, target)
 
 
@@ -52,11 +47,8 @@ def norm_in_norm(score: Tensor, target: Tensor) -> Tensor:
     """Norm-in-Norm, p = 1 and q = 2 (Li, Jiang and Jiang, ACM MM 2020, https://arxiv.org/abs/2008.03889; TOPIQ).
 
     `sum |s^ - y^| / (2 sqrt(N))`, where ^ subtracts the batch's mean and divides by the L2 norm of the rest: 0 if the
-    scores are a rising linear function of the targets, at most 1. Values that are all equal count as zeros.
-
-    Args:
-        score: Predicted score of each pair, `(N,)`.
-        target: Human score, on any scale, `(N,)`.
+    scores `(N,)` are a rising linear function of the targets `(N,)`, which may have any scale; at most 1. Values that
+    are all equal count as zeros.
     """
     score, target = (F.normalize(values - values.mean(), dim=0, eps=1e-8) for values in (score, target))
     return (score - target).abs().sum() / (2 * len(score) ** 0.5)

@@ -73,7 +73,7 @@ class Calibration:
 def plcc(
     prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], *, fit: str | None = None, **bootstrap: int
 ) -> Estimate:
-    """Pearson's linear correlation coefficient, in [-1, 1].
+    """Pearson's linear correlation coefficient, in [-1, 1]. A fit that does not converge raises RuntimeError.
 
     Args:
         prediction: Predicted qualities, higher is better; 3 rows or more.
@@ -84,10 +84,6 @@ def plcc(
             the fit's own uncertainty. A falling fit turns a reversed metric around, so a fitted PLCC does not show the
             direction: see SROCC or the raw PLCC.
         **bootstrap: `resamples` and `seed`.
-
-    Raises:
-        ValueError: Malformed input, or a constant one, for which the correlation is undefined.
-        RuntimeError: The fit does not converge.
     """
     groups, x, y = _correlation_rows(prediction, score, references)
     x = _fitted(x, y, fit)
@@ -107,10 +103,7 @@ def srocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable
 
 
 def krocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], **bootstrap: int) -> Estimate:
-    """Kendall's rank-order correlation coefficient tau-b, in [-1, 1]. Arguments as in `plcc`.
-
-    The slowest of the statistics: some 2 ms per resample of 10,000 rows.
-    """
+    """Kendall's rank-order correlation tau-b, in [-1, 1], the slowest statistic. Arguments as in `plcc`."""
     from scipy.stats import kendalltau
 
     groups, x, y = _correlation_rows(prediction, score, references)
@@ -210,16 +203,11 @@ def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
 
 
 def paired_difference(first: Estimate, second: Estimate) -> Estimate:
-    """The first minus the second, both of the same rows and seed, so that each resample drew the same references.
-
-    Raises:
-        ValueError: The numbers of rows, references or resamples differ.
-    """
-    made_of = [(estimate.n, estimate.references, estimate.resampled.size) for estimate in (first, second)]
-    if made_of[0] != made_of[1]:
+    """The first minus the second, both of the same rows and seed, so that each resample drew the same references."""
+    sizes = [(estimate.n, estimate.references, estimate.resampled.size) for estimate in (first, second)]
+    if sizes[0] != sizes[1]:
         raise ValueError(
-            f"estimates: got (rows, references, resamples) {made_of[0]} and {made_of[1]}, expected equal ones: "
-            "compare two predictions of the same rows"
+            f"estimates: got {sizes[0]} and {sizes[1]} rows, references, resamples, expected equal numbers"
         )
     resampled = first.resampled - second.resampled
     return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
@@ -261,17 +249,8 @@ def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -
     best point of a coarse grid, and the linear coefficients are solved for at every step (variable projection). Bounds:
     a centre at most one range outside the predictions, a width of 1e-3 to 1e3 of their standard deviations.
 
-    Args:
-        prediction: Predicted qualities, in any unit and direction; more rows than parameters.
-        score: Human scores (MOS).
-        parameters: 4 or 5.
-
-    Returns:
-        The fitted value of each row, in the unit of `score`.
-
-    Raises:
-        ValueError: Malformed or constant input, or too few rows.
-        RuntimeError: The search does not converge.
+    Predictions may have any unit and direction; more rows are needed than `parameters`, 4 or 5. Returns the fitted
+    value of each row, in the unit of `score`. A search that does not converge raises RuntimeError.
     """
     from scipy.optimize import minimize
     from scipy.special import expit
@@ -325,9 +304,7 @@ def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration
     return Calibration(predicted / count[filled], observed / count[filled], count[filled])
 
 
-def _estimate(
-    statistic: Callable[[np.ndarray], float], groups: np.ndarray, resamples: int = 1000, seed: int = 0
-) -> Estimate:
+def _estimate(statistic: Callable, groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Estimate:
     """The statistic on all rows, with its percentile bootstrap over references.
 
     `statistic` takes how often each reference is drawn and returns the value, nan if undefined; `groups` numbers each
@@ -349,8 +326,7 @@ def _interval(resampled: np.ndarray) -> tuple[float, float]:
     defined = resampled[~np.isnan(resampled)]
     if not defined.size or 2 * defined.size < resampled.size:
         return np.nan, np.nan
-    low, high = np.percentile(defined, (2.5, 97.5))
-    return float(low), float(high)
+    return tuple(np.percentile(defined, (2.5, 97.5)).tolist())
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
@@ -459,9 +435,7 @@ def _check_row_count(n: int, minimum: int, purpose: str) -> None:
 def _check_varies(purpose: str, **columns: np.ndarray) -> None:
     for name, column in columns.items():
         if _constant(column):
-            raise ValueError(
-                f"{name}: got {column[0]} in all {column.size} rows, expected values that differ for {purpose}"
-            )
+            raise ValueError(f"{name}: got {column[0]} in all {column.size} rows, expected several for {purpose}")
 
 
 def _check_positive_integer(**numbers: int) -> None:

@@ -5,7 +5,6 @@ All follow one protocol, `View`: training indexes a view by `(epoch, index)`, ev
 
 import hashlib
 import math
-from itertools import accumulate
 from pathlib import Path
 from random import SystemRandom
 from typing import Protocol
@@ -245,10 +244,8 @@ class FixedFeatures(View):
         self.crops, self.dataset = crops, crops.dataset
         to_device(model, best_device())
         parts = model.backbone.values() if isinstance(model.backbone, nn.ModuleDict) else [model]
-        kept = [self._kept(part, max_batch) for part in parts]  # for each part: for each image its maps
-        self.maps = [torch.cat(scale) for images in kept for scale in zip(*images, strict=True)]  # (crops, C, h, w)
-        bounds = [0, *accumulate(len(maps[0]) for maps in kept[0])]
-        self.rows = {path: slice(*bounds[i : i + 2]) for i, path in enumerate(self.dataset.paths())}
+        kept = [self._kept(part, max_batch) for part in parts]
+        self.maps = {path: [scale for maps in kept for scale in maps[path]] for path in self.dataset.paths()}
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         *images, target = self.all(key[1])
@@ -258,14 +255,13 @@ class FixedFeatures(View):
 
     def all(self, index: int) -> tuple:
         record = self.dataset.records[index]
-        images = ([scale[self.rows[path]] for scale in self.maps] for path in record.images)
-        return *images, torch.tensor(record.target, dtype=torch.float32)
+        return *(self.maps[path] for path in record.images), torch.tensor(record.target, dtype=torch.float32)
 
     def fingerprint(self) -> tuple:
         return "features", self.crops.fingerprint()
 
     @torch.no_grad()
-    def _kept(self, part: nn.Module, max_batch: int) -> list[list[Tensor]]:
+    def _kept(self, part: nn.Module, max_batch: int) -> dict[Path, list[Tensor]]:
         """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones.
 
         Image by image: a batch shared with another image would change a convolution's last bits.
@@ -283,8 +279,8 @@ class FixedFeatures(View):
                     with atomic(files[path]) as temporary:
                         maps = enumerate(map(torch.cat, zip(*parts, strict=True)))
                         save_file({f"map{i}": scale for i, scale in maps}, temporary)
-        kept = [load_file(file) for file in progress(files.values(), "reading features")]
-        return [[maps[f"map{i}"] for i in range(len(maps))] for maps in kept]
+        kept = {path: load_file(file) for path, file in progress(files.items(), "reading features")}
+        return {path: [maps[f"map{i}"] for i in range(len(maps))] for path, maps in kept.items()}
 
     def _folder(self, part: nn.Module) -> Path:
         """The cache folder of this backbone under these crops."""

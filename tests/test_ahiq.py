@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from test_crops import image_set
+from image_sets import image_set
 from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d, deform_conv2d
@@ -599,8 +599,8 @@ def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     crops = Crops(image_set(tmp_path, [(64, 64), (48, 64)], pairs=True), "corners", 32)
     expected = predict(net, crops)
     features = FixedFeatures(crops, net)
-    assert features.maps[0].shape[1:] == (176, 8, 8)
-    assert features.maps[1].shape[1:] == (3840, 2, 2)
+    assert features.all(0)[0][0].shape[1:] == (176, 8, 8)
+    assert features.all(0)[0][1].shape[1:] == (3840, 2, 2)
     monkeypatch.setattr(net, "extract", None)
     pd.testing.assert_frame_equal(predict(net, features, max_batch=3), expected, rtol=0, atol=1e-5)
 
@@ -613,7 +613,7 @@ def test_models_share_the_kept_features_of_a_backbone(tmp_path, monkeypatch):
     ]
     assert len(list((tmp_path / "cache" / "features").iterdir())) == 3  # a ViT and two CNNs
     for features in kept[1:]:
-        torch.testing.assert_close(features.maps[-1], kept[0].maps[-1], rtol=0, atol=0)
+        torch.testing.assert_close(features.all(0)[1][-1], kept[0].all(0)[1][-1], rtol=0, atol=0)
 
 
 @torch.no_grad()

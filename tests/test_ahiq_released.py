@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_views import image_set
+from image_sets import image_set
 
 from iqa_lib.data.base import IQADataset
 from iqa_lib.lab.ahiq_released import (

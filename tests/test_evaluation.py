@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from image_sets import image_set, one_thread_of_the_cpu  # noqa: F401
 from PIL import Image
-from test_views import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 
 from iqa_lib import baselines, devices, evaluation

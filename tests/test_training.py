@@ -16,17 +16,15 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import debug_launcher
+from image_sets import image_set, one_thread_of_the_cpu  # noqa: F401
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_views import image_set, one_thread_of_the_cpu  # noqa: F401
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 from tqdm import tqdm
 
 from iqa_lib import training
-from iqa_lib.lab.ahiq_released import either_rises
 from iqa_lib.losses import preference_bce, preference_mse
-from iqa_lib.models import PRFNet
 from iqa_lib.training import (
     Task,
     first_batch,
@@ -43,7 +41,8 @@ from iqa_lib.views import Crops, FixedFeatures
 RESULTS = {"model.safetensors", "history.csv", "fit.json"}
 
 children = multiprocessing.get_context("forkserver")
-children.set_forkserver_preload(["pytest", "iqa_lib.training", "iqa_lib.views", "iqa_lib.models"])
+children.set_forkserver_preload(["pytest", "torch._dynamo", "iqa_lib.training", "iqa_lib.views"])
+"""All that a child needs: an optimizer imports torch._dynamo, which is slow."""
 
 
 class Small(nn.Module):
@@ -138,7 +137,7 @@ def train_on_crops(folder, crops: Crops, began=None, **options):
     tqdm.set_lock(RLock())  # its own is a semaphore, which a killed process leaves behind
     if began:
         began.send(True)
-    return train(folder, data=crops, **dict(epochs=36, schedule="cosine", seed=3, save_every=2) | options)
+    return train(folder, data=crops, **dict(epochs=12, schedule="cosine", seed=3, save_every=2) | options)
 
 
 def train_for(seconds: float, folder, crops: Crops) -> tuple[int, float]:
@@ -166,10 +165,10 @@ def test_ten_kills_at_random_moments_leave_no_trace(tmp_path, crops):
             continue
         assert code == -signal.SIGKILL
         kills, went_on = kills + 1, went_on + (folder / "checkpoint.pt").exists()
-        code, seconds = train_for(60, folder, crops)
-        assert code == 0
+        since = time.monotonic()
+        train_on_crops(folder, crops)
         assert outcome(folder) == outcome(tmp_path / "whole")
-        duration = max(duration, seconds)  # or slower
+        duration = max(duration, time.monotonic() - since)  # or slower
         if kills == 10:
             break
     assert kills == 10
@@ -339,12 +338,16 @@ def test_whatever_their_course_the_first_of_the_best_epochs_is_kept(tmp_path, lo
     assert result.history.selection.dropna().tolist() == list(losses)
 
 
+def either_lower(values: list[float], kept: list[float]) -> bool:
+    return any(value < before for value, before in zip(values, kept, strict=True))
+
+
 def both_lower(values: list[float], kept: list[float]) -> bool:
     return all(value < before for value, before in zip(values, kept, strict=True))
 
 
 @pytest.mark.parametrize(
-    ("improves", "kept"), [(lower, 0.6), (both_lower, 0.9), (either_rises, 1.2)], ids=lambda value: str(value)
+    ("improves", "kept"), [(lower, 0.6), (both_lower, 0.9), (either_lower, 1.2)], ids=lambda value: str(value)
 )
 def test_improves_compares_an_epochs_numbers_with_those_kept_before(tmp_path, improves, kept):
     losses = (2, 4), (1, 5), (1, 3), (2, 2)
@@ -363,7 +366,7 @@ def test_a_training_that_selects_by_two_numbers_goes_on_exactly(tmp_path, at):
     def both(output: Tensor, target: Tensor) -> Tensor:
         return torch.stack([preference_bce(output, target), -output.std()])
 
-    options = dict(save_every=2, select=Task(held_out(), both), improves=either_rises)
+    options = dict(save_every=2, select=Task(held_out(), both), improves=either_lower)
     whole, result = train(tmp_path / "whole", **options)
     interrupted(tmp_path / "parts", at, **options)
     model, resumed = train(tmp_path / "parts", anew(tmp_path / "parts"), **options)
@@ -739,13 +742,15 @@ def test_bf16_runs_and_stays_close(tmp_path):
 # --- Frozen backbones
 
 
-def prfnet(frozen: bool = True) -> PRFNet:
+def prfnet(frozen: bool = True) -> nn.Module:
+    from iqa_lib.models import PRFNet  # slow to import, in each process that this module starts
+
     torch.manual_seed(0)
     options = dict(se=False, weights="packaged", freeze_backbone=frozen, width=8, hidden=8, dropout=0.3)
     return PRFNet(backbone="tf_efficientnet_lite0.in1k", **options)
 
 
-def backbone(model: PRFNet) -> dict[str, Tensor]:
+def backbone(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in weights(model).items() if name.startswith("backbone.")}
 
 
@@ -779,7 +784,7 @@ def test_kept_features_train_to_the_same_weights(tmp_path, monkeypatch):
     options = dict(max_steps=4, lr=0.01)
     from_images, _ = train(tmp_path / "images", prfnet(), crops, **options)
     features = FixedFeatures(crops, prfnet())
-    monkeypatch.setattr(PRFNet, "extract", None)
+    monkeypatch.setattr(type(prfnet()), "extract", None)
     from_features, result = train(tmp_path / "features", prfnet(), features, **options)
     assert_close(from_features.state_dict(), from_images.state_dict(), 1e-5)
     assert not result.loaded

@@ -4,34 +4,21 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from image_sets import image_set, one_thread_of_the_cpu  # noqa: F401
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from iqa_lib.backbones import PACKAGED, Backbone
-from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
+from iqa_lib.data.base import IQADataset
 from iqa_lib.models import PRFNet
 from iqa_lib.views import PROTOCOLS, Crops, FixedFeatures, Vectors, WithScores, crop_places, first_tensor
 
 FIXED = [{"protocol": "grid", "count": 0}, {"protocol": "grid", "count": 2}, {"protocol": "corners"}]
-
-
-def image_set(folder: Path, sizes: list[tuple[int, int]], pairs: bool = False) -> IQADataset:
-    """One record a size `(width, height)`: the pixel at (y, x) is (y, x, noise), so a crop tells where it lies."""
-    rng, records = np.random.default_rng(0), []
-    for number, (width, height) in enumerate(sizes):
-        paths = [folder / f"{number}_{name}.png" for name in ("reference", "a", "b")][: 2 if pairs else 3]
-        for path in paths:
-            y, x = np.mgrid[:height, :width]
-            pixels = np.stack([y, x, rng.integers(256, size=y.shape)], axis=-1).astype(np.uint8)
-            Image.fromarray(pixels).save(path)
-        label = round(rng.random(), 3)
-        records.append((Pair if pairs else Triplet)(*paths, label, f"reference {number}", label))
-    return IQADataset("images", "all", records, Label("share", 0, 1, True))
 
 
 def place(crop: torch.Tensor) -> tuple[int, int]:
@@ -55,16 +42,6 @@ MIRRORED = {
     "both": [(), (-1,), (-2,), (-1, -2)],
 }
 """What may become of a crop under each kind of flip."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread_of_the_cpu():
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        torch.set_num_threads(1)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -510,7 +487,7 @@ def test_features_are_computed_once_and_again_where_anything_changes(tmp_path, c
 
 def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, backbone, counted, monkeypatch):
     crops = Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
-    expected = FixedFeatures(crops, backbone).maps
+    expected = chain(*FixedFeatures(crops, backbone).maps.values())
     for file in (kept := sorted(cache.rglob("*.safetensors")))[1:]:
         file.unlink()
     with monkeypatch.context() as patch:
@@ -519,7 +496,7 @@ def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, ba
             FixedFeatures(crops, backbone)
     assert list(cache.rglob("*.safetensors")) == kept[:1]
     counted.clear()
-    for scale, before in zip(FixedFeatures(crops, backbone).maps, expected, strict=True):
+    for scale, before in zip(chain(*FixedFeatures(crops, backbone).maps.values()), expected, strict=True):
         torch.testing.assert_close(scale, before, rtol=1e-4, atol=1e-4)
     assert sum(counted) == 2
 
@@ -530,7 +507,7 @@ def test_two_at_once_share_the_work(tmp_path, cache, backbone, counted, monkeypa
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(FixedFeatures, [crops] * 2, [backbone] * 2))
     assert sum(counted) == 3
-    assert all(equal(*maps) for maps in zip(*(features.maps for features in both), strict=True))
+    assert all(equal(*maps) for maps in zip(*(features.maps.values() for features in both), strict=True))
 
 
 def test_only_fixed_crops_and_frozen_backbones_have_fixed_features(tmp_path, cache, backbone, monkeypatch):
