@@ -160,7 +160,7 @@ def available(name: str, weights: Path | str | None = None) -> bool:
 
 def fits(name: str, dataset: IQADataset) -> bool:
     """Whether the images of a data set's first record are large enough for a metric."""
-    return min(dataset.read(0)[0].shape[1:]) >= _find(name).min_size
+    return min(dataset.read(0)[0].shape[1:]) >= BASELINES[name].min_size
 
 
 def b_is_closer(metric, score_a, score_b):
