@@ -123,7 +123,7 @@ def test_a_mark_that_cannot_be_read_or_that_excludes_the_default_is_refused(line
         declarations(line)
 
 
-PROTOCOLS = set(views.PROTOCOLS)
+PROTOCOLS, JUDGED = set(views.PROTOCOLS), (*protocols.PAIR_SETS, "bapps", "pieapp")
 CONSTRUCTORS = {
     "02_iqa_tmfm": dict(
         preset=iqa_tmfm.PRESETS,
@@ -148,12 +148,12 @@ CONSTRUCTORS = {
     "05_fr_nr": dict(
         dataset=protocols.PAIR_SETS, cross=("", *protocols.PAIR_SETS), vgg_taps=fr_nr.VGG_TAPS, flip=views.FLIPS
     ),
+    "06_lpips_plus": dict(dataset=JUDGED, net=lpips_plus.NETS),
     "06_topiq": dict(
-        dataset=(*protocols.PAIR_SETS, "bapps", "pieapp"),
+        dataset=JUDGED,
         cross=("", *protocols.PAIR_SETS),
         glp=topiq.GLPS,
         cross_scale=topiq.CROSS_SCALES,
-        net=lpips_plus.NETS,
         crops=PROTOCOLS - {"whole"},
     ),
     "01_baselines": dict(dataset=data.NAMES),

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from iqa_lib import plots
 from iqa_lib.baselines import b_is_closer, ms_ssim_maps
+from iqa_lib.checks import check_choice
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.devices import device_of, to_device
@@ -95,6 +96,7 @@ class Playground:
 
     def _distort(self, reference: str, setting: Setting) -> np.ndarray:
         kind, level = setting
+        check_choice(KINDS, kind=kind)
         return distort(self.images[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
 
     def _tensors(self, *images: np.ndarray) -> list[Tensor]:

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import inspect
 import json
+import os
 import platform
 import subprocess
 import time
@@ -62,10 +63,10 @@ class Run:
         The folder's name is a hash of everything that decides the outcome: the model as it is now, the data, the
         options and this package's code. A step that another run has finished is loaded, one that another run is
         training is waited for, a killed one resumes, and a stale one is never used. `name` is the step's, such as
-        `"step 1"`; `note` is printed first unless the step is finished. The options in `FROM_PARAMETERS` come from the
-        notebook's parameters of these names.
+        `"step 1"`; `note` is printed first unless the step is finished. Options of `FROM_PARAMETERS` that are not given
+        come from the notebook's parameters of these names.
         """
-        options |= {name: self.parameters[name] for name in FROM_PARAMETERS if name in self.parameters}
+        options = {name: self.parameters[name] for name in FROM_PARAMETERS if name in self.parameters} | options
         keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
         key = hashlib.sha256(
             repr((_model_key(model), keys, bool(select), inspect.getsource(improves), options)).encode()
@@ -142,10 +143,11 @@ class Run:
             "code": code_fingerprint(),
             **_commit(),
         }
-        with atomic(self.folder / records.RECORD) as temporary:
+        file = self.folder / records.RECORD
+        with atomic(file) as temporary:
             temporary.write_text(json.dumps(record, indent=1))
-        print(f"record: {(self.folder / records.RECORD).relative_to(repo_root())}")
-        return self.folder / records.RECORD
+        print(f"record: {os.path.relpath(file, repo_root())}")
+        return file
 
 
 def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
