@@ -225,9 +225,6 @@ class FixedFeatures(View):
         model: Has `extract(images) -> list of maps` and a frozen `backbone`. If that is a `ModuleDict` of backbones,
             each makes one of the maps; they are kept apart, and models share those of a backbone that both have.
         max_batch: Crops of an image that go through the backbone at a time.
-
-    Raises:
-        ValueError: The backbone is not frozen, or the crops are not fixed.
     """
 
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
