@@ -66,7 +66,8 @@ def crop_places(protocol: str, height: int, width: int, size: int, count: int = 
         return [(0, 0)]
     down, right = height - size, width - size
     if size < 1 or min(down, right) < 0:
-        raise ValueError(f"size: got crops of {size}, expected 1 to {min(height, width)}: crop less, or enlarge=True")
+        largest = f"{min(height, width)} in an image of {width}x{height}"
+        raise ValueError(f"size: got {size}, expected 1 to {largest}: use smaller crops, or enlarge=True")
     if protocol == "corners":
         return [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
     if protocol == "grid":

@@ -54,7 +54,7 @@ def test_crops_that_never_reach_the_edge_are_drawn_in_training_and_evaluation(pa
         assert places == {(top, left) for top in range(2) for left in range(12)}
     rng = np.random.default_rng((0, 0))
     assert int(crops.all(0)[0][0, 0].min()) == rng.integers(2)
-    with pytest.raises(ValueError, match="size: got crops of 50, expected 1 to 49"):
+    with pytest.raises(ValueError, match="size: got 50, expected 1 to 49"):
         ReleasedCrops(Crops(pairs, "random", 50), last_place=False)[0, 0]
 
 
