@@ -210,7 +210,7 @@ def scoring(model: AHIQ, crops: int, batches: list[int], repeats: int) -> None:
         end="",
     )
     print(f"bf16 from fp32 {drift.abs().max():.1e}, of their mean over crops {drift.mean().abs():.1e}")
-    print(f"(the scores lie between {ours.min():.4f} and {ours.max():.4f})")
+    print(f"(the scores are between {ours.min():.4f} and {ours.max():.4f})")
 
 
 def training_step(model: AHIQ) -> None:

@@ -17,13 +17,12 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.devices import PRECISIONS, autocast, best_device, to_device
 from iqa_lib.files import atomic
 from iqa_lib.progress import progress
-from iqa_lib.views import View
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
@@ -31,9 +30,9 @@ SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns: a view of a data set (see `iqa_lib.views`), and `loss(output, target)`."""
+    """What a model learns: a view of a data set (see `iqa_lib.views.View`), and `loss(output, target)`."""
 
-    data: View
+    data: Dataset
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -82,7 +81,7 @@ def fit(
     CPU, ends with the same bits as one that was not. A run that is complete in `folder` is loaded, not repeated.
 
     Args:
-        model: Takes the inputs that its tasks' views give; their last item is the target.
+        model: Called with the inputs of its tasks' views.
         tasks: Their losses are summed in each step. An epoch is a pass through the first; the others start over.
         folder: For `checkpoint.pt` during the training, then `model.safetensors`, `history.csv` and `fit.json`.
         epochs: Passes through the first task's data.
@@ -191,7 +190,7 @@ def fit(
     return result
 
 
-def first_batch(data: View, batch_size: int, seed: int = 0, model: nn.Module | None = None) -> list:
+def first_batch(data: Dataset, batch_size: int, seed: int = 0, model: nn.Module | None = None) -> list:
     """The batch that `fit` sees at step 0, inputs and then the target, on the best device; `model` is moved there, too.
 
     In train mode a forward pass changes BatchNorm's statistics; `iqa_lib.evaluation.look` leaves a model in eval mode.
@@ -259,7 +258,7 @@ def _batches(
             yield [(epoch, index) for index in batch[part::accumulate]]
 
 
-def _loader(data: View, workers: int, accelerator: Accelerator, **steps) -> DataLoader:
+def _loader(data: Dataset, workers: int, accelerator: Accelerator, **steps) -> DataLoader:
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
     return DataLoader(
         data,

@@ -66,7 +66,8 @@ def crop_places(protocol: str, height: int, width: int, size: int, count: int = 
         return [(0, 0)]
     down, right = height - size, width - size
     if size < 1 or min(down, right) < 0:
-        raise ValueError(f"size: got crops of {size}, expected 1 to {min(height, width)}: crop less, or enlarge=True")
+        largest = f"{min(height, width)} in an image of {width}x{height}"
+        raise ValueError(f"size: got {size}, expected 1 to {largest}: use smaller crops, or enlarge=True")
     if protocol == "corners":
         return [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
     if protocol == "grid":
@@ -230,9 +231,6 @@ class FixedFeatures(View):
         model: Has `extract(images) -> list of maps` and a frozen `backbone`. If that is a `ModuleDict` of backbones,
             each makes one of the maps; they are kept apart, and models share those of a backbone that both have.
         max_batch: Crops of an image that go through the backbone at a time.
-
-    Raises:
-        ValueError: The backbone is not frozen, or the crops are not fixed.
     """
 
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):

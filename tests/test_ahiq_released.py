@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from image_sets import image_set
+from test_runs import Noise, here  # noqa: F401
 
 from iqa_lib.data.base import IQADataset
+from iqa_lib.lab import runs
 from iqa_lib.lab.ahiq_released import (
     ReleasedCrops,
     either_rises,
@@ -15,6 +17,8 @@ from iqa_lib.lab.ahiq_released import (
     negative_srocc_and_plcc,
     scaled_by_side,
 )
+from iqa_lib.losses import preference_bce, preference_mse
+from iqa_lib.training import Task
 from iqa_lib.views import Crops, crop_places
 
 
@@ -50,7 +54,7 @@ def test_crops_that_never_reach_the_edge_are_drawn_in_training_and_evaluation(pa
         assert places == {(top, left) for top in range(2) for left in range(12)}
     rng = np.random.default_rng((0, 0))
     assert int(crops.all(0)[0][0, 0].min()) == rng.integers(2)
-    with pytest.raises(ValueError, match="size: got crops of 50, expected 1 to 49"):
+    with pytest.raises(ValueError, match="size: got 50, expected 1 to 49"):
         ReleasedCrops(Crops(pairs, "random", 50), last_place=False)[0, 0]
 
 
@@ -97,6 +101,18 @@ def test_an_epoch_is_chosen_by_both_correlations():
     score, target = torch.tensor([0.2, 0.9, 0.4, 0.1, 0.6]), torch.tensor([1.0, 3.5, 4.5, 2.0, 2.5])
     ranks = np.corrcoef([2, 5, 3, 1, 4], [1, 4, 5, 2, 3])[0, 1], np.corrcoef(score, target)[0, 1]
     assert negative_srocc_and_plcc(score, target).tolist() == pytest.approx([-value for value in ranks])
+
+
+def test_a_step_that_is_chosen_otherwise_is_another_step(here):  # noqa: F811
+    task, criterion = Task(Noise(here), preference_bce), Task(Noise(here), preference_mse)
+
+    def loaded(**options) -> bool:
+        run = runs.start("03_prfnet", {"row": "a", "seed": 0})
+        model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Flatten(0))
+        return run.fit("step 1", model, [task], select=criterion, epochs=2, batch_size=2, lr=0.1, **options).loaded
+
+    assert [loaded(), loaded(improves=either_rises)] == [False, False]
+    assert [loaded(), loaded(improves=either_rises)] == [True, True]
 
 
 def test_either_correlation_must_rise():

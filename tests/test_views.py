@@ -114,7 +114,10 @@ def test_place_errors():
         crop_places("five", 10, 10, 4)
     for protocol in set(PROTOCOLS) - {"whole"}:
         for height, width, size in ((10, 3, 4), (3, 10, 4), (10, 10, 0)):
-            with pytest.raises(ValueError, match=f"size: got crops of {size}, expected 1 to {min(height, width)}:"):
+            with pytest.raises(
+                ValueError,
+                match=f"size: got {size}, expected 1 to {min(height, width)} in an image of {width}x{height}:",
+            ):
                 crop_places(protocol, height, width, size, count=1)
     with pytest.raises(ValueError, match="count: got 0, expected at least 1"):
         crop_places("random", 10, 10, 4)
@@ -184,7 +187,7 @@ def test_images_of_a_record_share_crop_and_mirror(samples, flip):
 
 def test_small_images_are_enlarged_to_the_crop_or_refused(tmp_path):
     dataset = image_set(tmp_path, [(40, 20), (16, 64), (50, 60)])
-    with pytest.raises(ValueError, match="size: got crops of 32, expected 1 to 20: crop less, or enlarge=True"):
+    with pytest.raises(ValueError, match=r"size: got 32, expected 1 to 20 in an image of 40x20: .*, or enlarge=True"):
         Crops(dataset, size=32)[0, 0]
     crops, whole = (Crops(dataset, protocol, 32, enlarge=True) for protocol in ("random", "whole"))
     assert [tuple(whole[0, index][0].shape) for index in range(3)] == [(3, 32, 64), (3, 128, 32), (3, 60, 50)]

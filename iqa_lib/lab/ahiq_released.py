@@ -1,6 +1,6 @@
 """What AHIQ's released code does otherwise than its paper, by mistake, to data and to the choice of the epoch.
 
-`params/04_ahiq/official_code.yaml` turns all of it on, each by a parameter of notebook 04: crops never lie at the far
+`params/04_ahiq/official_code.yaml` turns all of it on, each by a parameter of notebook 04: crops never reach the far
 edges (`last_place`), several are averaged pixel by pixel (`averaged_crops`), each side's labels are scaled by its own
 range (`label_range`), an incomplete last test batch is left out (`test_batch_dropped`), and an epoch is kept when SROCC
 or PLCC rises (`choose_by`).
@@ -24,8 +24,7 @@ class ReleasedCrops(Crops):
     Args:
         crops: The settings, the data set among them.
         averaged: Above 1: a training step sees the pixel by pixel mean of this many random crops, float in [0, 1].
-        last_place: False: random crops never lie at the last row's and the last column's place, so images must be
-            larger than a crop.
+        last_place: False: random crops never touch the last row or column, so images must be larger than a crop.
     """
 
     def __init__(self, crops: Crops, *, averaged: int = 1, last_place: bool = True):
