@@ -8,6 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+META = torch.device("meta")
+"""Tensors with shapes and no storage: `with META:` builds a network at no cost."""
+
 
 def best_device() -> torch.device:
     """The GPU of this process, else the CPU, as Accelerate sees it."""
