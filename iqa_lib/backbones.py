@@ -14,6 +14,7 @@ from timm.layers import get_attn
 from torch import Tensor, nn
 
 from iqa_lib.checks import check_choice
+from iqa_lib.devices import META
 from iqa_lib.weights import PACKAGED as PACKAGED
 from iqa_lib.weights import WeightsError, check_tag, find_weights, load_complete, renamed
 
@@ -132,7 +133,7 @@ class Backbone(nn.Module):
 def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:
     """Taps for `Backbone` at the stages of a timm network that have the given strides (in pixels), else ValueError."""
     check_tag(network)
-    with torch.device("meta"):
+    with META:
         info = timm.create_model(network, features_only=True, feature_cls="getter").feature_info
     strides, found = tuple(strides), {stage["reduction"]: tap for tap, stage in enumerate(info.info)}
     if missing := [stride for stride in strides if stride not in found]:

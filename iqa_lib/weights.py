@@ -221,7 +221,7 @@ def renamed(state: Mapping[str, Tensor], patterns: Sequence[tuple[str, str]]) ->
 
 
 def load_complete(model: nn.Module, state: Mapping[str, Tensor], path: Path | str, *, absent: Sequence[str] = ()):
-    """Load `state` into a model: every tensor must be there and fit, those whose names begin with `absent` may lack."""
+    """Load `state` whole: every tensor must be there and fit; only names that begin with `absent` may be missing."""
     own = model.state_dict()
     problems = [f"lacks {key}" for key in own if key not in state and not key.startswith(tuple(absent))]
     problems += [f"has {key}, which this network does not have" for key in state if key not in own]

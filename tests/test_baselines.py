@@ -40,15 +40,6 @@ PRETRAINED = [name for name in BASELINES if name not in CLASSICAL]
 HERE = [name for name in BASELINES if available(name)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine two threads that wait for one another take many times longer than one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def photo() -> Tensor:
     """A textured crop, `(1, 3, 176, 192)`: large enough for five scales, sides divisible by 16."""

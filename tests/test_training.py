@@ -347,7 +347,9 @@ def both_lower(values: list[float], kept: list[float]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("improves", "kept"), [(lower, 0.6), (both_lower, 0.9), (either_lower, 1.2)], ids=lambda value: str(value)
+    ("improves", "kept"),
+    [(lower, 0.6), (both_lower, 0.9), (either_lower, 1.2)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_improves_compares_an_epochs_numbers_with_those_kept_before(tmp_path, improves, kept):
     losses = (2, 4), (1, 5), (1, 3), (2, 2)
