@@ -150,7 +150,7 @@ def test_other_taps():
         ({"branches": ("frp", "fr")}, r"branches: got \('frp', 'fr'\), expected one or more of"),
         ({"branches": "nr"}, r"branches: got 'nr', expected one or more of"),
         ({"vgg_taps": "post_pool"}, r"'post_pool' with backbone 'tf_eff.*', expected a VGG"),
-        ({"backbone": "convnext_tiny.fb_in1k"}, r"strides \[4, 8, 16, 32\], expected \[2\] too"),
+        ({"backbone": "convnext_tiny.fb_in1k"}, r"strides.* \[4, 8, 16, 32\]"),
     ],
 )
 def test_impossible_options_are_errors(options, message):
