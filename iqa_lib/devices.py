@@ -9,14 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from iqa_lib.checks import check_choice
 
 PRECISIONS = ("auto", "fp32", "bf16")
-=======
+
 META = torch.device("meta")
 """Tensors with shapes and no storage: `with META:` builds a network at no cost."""
->>>>>>> h-weights
 
 
 def best_device() -> torch.device:

@@ -140,7 +140,7 @@ def test_single_gates_have_a_share_of_the_parameters():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"se": True}, "se=True, which needs a Res2Net or ResNet"), ({"stem_pool": False}, "no max-pool in its stem")],
+    [({"se": True}, "which needs a Res2Net or ResNet"), ({"stem_pool": False}, "no max-pool in its stem")],
 )
 def test_impossible_options_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
