@@ -718,11 +718,7 @@ def test_training_keeps_nothing_of_the_backbones(fusion):
         (
             {"fusion": "vit", "vit_weights": "packaged"},
             WeightsError,
-<<<<<<< HEAD
             r"weights of 'vit_base_patch16",
-=======
-            "weights of 'vit_base_patch16",
->>>>>>> h-models
         ),
     ],
 )

@@ -150,11 +150,7 @@ def test_other_taps():
         ({"branches": ("frp", "fr")}, r"branches: got \('frp', 'fr'\), expected one or more of"),
         ({"branches": "nr"}, r"branches: got 'nr', expected one or more of"),
         ({"vgg_taps": "post_pool"}, r"'post_pool' with backbone 'tf_eff.*', expected a VGG"),
-<<<<<<< HEAD
         ({"backbone": "convnext_tiny.fb_in1k"}, r"strides: got \[2\], expected some of \[4, 8, 16, 32\]"),
-=======
-        ({"backbone": "convnext_tiny.fb_in1k"}, r"strides.* \[4, 8, 16, 32\]"),
->>>>>>> h-models
     ],
 )
 def test_impossible_options_are_errors(options, message):
