@@ -43,8 +43,8 @@ def _ready(name: str) -> baselines.Baseline:
     baseline = baselines.BASELINES[name]
     if not baseline.needs_weights:
         return baseline
-    recipe = baselines._NETWORKS[name]
-    return replace(baseline, compute=partial(recipe.compute, recipe.build().eval()))
+    network, _ = baselines.load_network(name, weights="random")
+    return replace(baseline, compute=partial(baseline.compute, network))
 
 
 def _peak_gib() -> float:

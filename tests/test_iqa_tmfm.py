@@ -309,8 +309,8 @@ def without(state, key):
     [
         (lambda s: without(s, "res_conv3x.bias"), r"it lacks residual\.1\.conv\.bias: give"),
         (lambda s: {k: x for k, x in s.items() if "2x" in k}, r"it lacks .*; it lacks .*; it lacks .* and \d+ more"),
-        (lambda s: s | {"fc.weight": torch.zeros(1)}, r"it has fc\.weight, which this network has not"),
-        (lambda s: s | {"discrinimator1x.conv_dec.bias": torch.zeros(16)}, "1x.*which this network has not"),
+        (lambda s: s | {"fc.weight": torch.zeros(1)}, r"it has fc\.weight, which this network does not have"),
+        (lambda s: s | {"discrinimator1x.conv_dec.bias": torch.zeros(16)}, "1x.*which this network does not have"),
         (
             lambda s: s | {"discrinimator2x.conv_dec.bias": torch.zeros(17)},
             r"has transformers\.0\.reference_tokens\.projection\.bias \(17,\), expected \(16,\)",

@@ -196,7 +196,7 @@ def test_equal_a_and_b_have_equal_maps(models, name, maps_of):
     ("wrong", "message"),
     [
         (lambda given: [255 * image for image in given], r"expected \[0, 1\]"),
-        (lambda given: [(255 * image).byte() for image in given], "torch.uint8, expected float"),
+        (lambda given: [(255 * image).byte() for image in given], "torch.uint8, expected a float"),
         (lambda given: [-image for image in given], r"expected \[0, 1\]"),
         (lambda given: [image * torch.nan for image in given], "NaN"),
         (lambda given: [image[0] for image in given], "got shape"),

@@ -165,7 +165,7 @@ def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
         resolved["precision"] = resolved_precision(resolved["precision"])
     torch.manual_seed(resolved["seed"])
     folder = records.folder(resolved["scale"], f"{notebook}/{resolved['row']}", resolved["seed"])
-    changed = [f"  {name} = {value!r}" for name, value in resolved.items() if value != known[name].default]
+    changed = [f"  {n} = {value!r}" for n, value in resolved.items() if values.get(n, value) != known[n].default]
     print("\n".join([str(folder), *changed, "  all other parameters at their defaults"]))
     namespace.update(resolved)
     return Run(notebook, resolved, repo_root() / folder)

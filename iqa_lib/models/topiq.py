@@ -27,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from iqa_lib.backbones import Backbone
 from iqa_lib.checks import check_choice
+from iqa_lib.devices import autocast, device_of
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
@@ -224,7 +225,7 @@ class CFANet(nn.Module):
             scales = list(zip(reference, distorted, strict=True))
         maps, size = {}, scales[-1][0].shape[-2:]
         tokens = self._tokens(scales, size, maps)
-        with torch.autocast(self.h_emb.device.type, enabled=False):  # little work, but most of bf16's error
+        with autocast(device_of(self), "fp32"):  # little work, but most of bf16's error
             score = self._score(tokens, maps, return_maps)
         if not return_maps:
             return score
