@@ -99,7 +99,7 @@ def test_the_papers_configuration_of_topiq_takes_a_step(tmp_path, trees):
     kadid10k(trees / "kadid10k")
     dataset_trees.csiq(trees / "csiq")
     record = run_paper("06_topiq", tmp_path, trees, cross="csiq")
-    assert record["weights"]["backbone"]["network"] == "resnet50.a1_in1k"
+    assert record["weights"]["network"] == "resnet50.a1_in1k"
     assert record["data"]["cross"]["name"] == "csiq"
     assert {"srocc CFANet", "plcc CFANet cross", "srocc MS-SSIM"} <= set(record["metrics"])
 

@@ -31,14 +31,28 @@ def code(*functions: Callable) -> Markdown:
     return Markdown("```python\n" + "\n".join(parts) + "```")
 
 
-def views_of(sides: Mapping[str, IQADataset], *, train: dict, test: dict, seed: int) -> dict[str, Crops]:
-    """One view a side: crops by the options `test` for the sides that are tested, by `train` for the others.
+def sides_of(run: Run, protocol: Callable[..., dict], **options) -> dict[str, IQADataset]:
+    """The sides of one of `iqa_lib.data.protocols` by the notebook's parameters; `demo_*` are for the demo set."""
+    demo = {name.removeprefix("demo_"): value for name, value in run.parameters.items() if name.startswith("demo_")}
+    if "records" in demo:
+        demo["pairs"] = demo["triplets"] = demo.pop("records")
+    return protocol(root=run.data_root, demo=demo, **run.arguments_of(protocol) | options)
 
-    What chooses the epoch (`selection`) is neither flipped nor turned.
+
+def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, Crops]:
+    """A view of each side: test crops of those that are tested, training crops of the others, by the parameters.
+
+    `varied` (`flip`, `turn`) is for training; what chooses the epoch (`selection`) stays as it is.
     """
-    still = {name: value for name, value in train.items() if name not in ("flip", "turn")}
-    options = dict.fromkeys(TESTED, test) | {"selection": still}
-    return {side: Crops(data, **options.get(side, train), seed=seed, enlarge=True) for side, data in sides.items()}
+    given = run.parameters
+    still = {"protocol": given["crops"], "size": given["crop"], "count": given["crop_count"]}
+    still |= {"draws": given.get("draws", 0)}
+    test = {"protocol": given.get("test_crops", "whole"), "size": given.get("test_crop", given["crop"])}
+    options = dict.fromkeys(TESTED, test | {"count": given.get("test_crop_count", 1)}) | {"selection": still}
+    return {
+        side: Crops(data, **options.get(side, still | varied), seed=given["seed"], enlarge=True)
+        for side, data in sides.items()
+    }
 
 
 def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int = 32) -> dict:
@@ -60,15 +74,20 @@ def first_step(model: nn.Module, view: Crops, batch_size: int, seed: int) -> tup
     return student, training.first_batch(view, batch_size, seed, student)
 
 
-def check_learnt(run: Run, estimate: Estimate | None = None, floor: float = 0.0) -> None:
-    """Of a smoke run that was not cut short: the loss of its first step fell, or an agreement is above `floor`."""
-    if run.parameters["scale"] != "smoke" or run.parameters.get("max_steps"):
-        return
-    if estimate is None:
-        loss = next(iter(run.steps.values())).history.loss
-        assert loss.tail(20).mean() < loss.head(20).mean(), "the loss did not fall"
-    else:
-        assert estimate.value > floor, f"got {estimate}, expected more than {floor} of a smoke run"
+def training_curve(run: Run) -> Figure:
+    """The loss of each training step; of a smoke run that was not cut short it must have fallen in the first stage."""
+    loss = next(iter(run.steps.values())).history.loss
+    assert not _whole_smoke(run) or loss.tail(20).mean() < loss.head(20).mean(), "the loss did not fall"
+    return run.save_figure(plots.training(run.steps), "training")
+
+
+def check_learnt(run: Run, estimate: Estimate, floor: float) -> None:
+    """Of a smoke run that was not cut short: an agreement is above `floor`."""
+    assert not _whole_smoke(run) or estimate.value > floor, f"got {estimate}, expected more than {floor} of a smoke run"
+
+
+def _whole_smoke(run: Run) -> bool:
+    return run.parameters["scale"] == "smoke" and not run.parameters.get("max_steps")
 
 
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:

@@ -34,8 +34,6 @@ from iqa_lib.weights import Weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
 
-FROM_PARAMETERS = ("batch_size", "accumulate", "precision", "workers", "save_every", "max_steps")
-
 
 @dataclass
 class Run:
@@ -63,10 +61,10 @@ class Run:
         The folder's name is a hash of everything that decides the outcome: the model as it is now, the data, the
         options and this package's code. A step that another run has finished is loaded, one that another run is
         training is waited for, a killed one resumes, and a stale one is never used. `name` is the step's, such as
-        `"step 1"`; `note` is printed first unless the step is finished. Options of `FROM_PARAMETERS` that are not given
-        come from the notebook's parameters of these names.
+        `"step 1"`; `note` is printed first unless the step is finished. Options that are not given come from the
+        notebook's parameters of these names.
         """
-        options = {name: self.parameters[name] for name in FROM_PARAMETERS if name in self.parameters} | options
+        options = self.arguments_of(fit) | options
         keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
         key = hashlib.sha256(
             repr((_model_key(model), keys, bool(select), inspect.getsource(improves), options)).encode()
@@ -79,13 +77,23 @@ class Run:
         accelerator = Accelerator(mixed_precision="no")
         with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
             accelerator.wait_for_everyone()
-            options |= dict(seed=self.parameters["seed"], select=select, improves=improves, name=name)
+            options |= dict(select=select, improves=improves, name=name)
             result = fit(model, tasks, folder=folder, **options)
         how = "finished weights loaded" if result.loaded else "trained"
         where = folder.relative_to(repo_root())
         print(f"{name}: {how}, {len(result.history)} steps, {result.seconds:.0f} s of training ({where})")
         self.steps[name] = result
         return result
+
+    def arguments_of(self, function: Callable) -> dict[str, object]:
+        """Those of a function's or class's arguments that are parameters of the notebook, too."""
+        return {
+            name: self.parameters[name] for name in inspect.signature(function).parameters if name in self.parameters
+        }
+
+    def build(self, model: type[nn.Module], **options) -> nn.Module:
+        """A model whose constructor's arguments are the notebook's parameters of these names, but for `options`."""
+        return model(**self.arguments_of(model) | options)
 
     @property
     def data_root(self) -> Path:
