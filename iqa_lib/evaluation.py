@@ -194,8 +194,7 @@ def worst_mistakes(table: pd.DataFrame, count: int, sign: int = 1) -> list[int]:
 def most_disputed(table: pd.DataFrame, sign: int = 1) -> tuple[int, int]:
     """Two pairs of one reference on whose order human scores and a metric disagree most, by ranks in the table.
 
-    The first is ranked higher by the human scores than by the metric, the second by the metric. `sign` is -1 if lower
-    predictions are better.
+    Human scores rank the first one higher than the metric does, the metric the second; `sign` is -1 if lower is better.
     """
     gap = (sign * table.prediction).rank() - table.target.rank()
     gaps = gap.groupby(table.reference_id)

@@ -104,9 +104,7 @@ def krocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable
 
     def statistic(counts: np.ndarray) -> float:
         rows = np.repeat(np.arange(x.size), counts[groups])
-        if np.ptp(x[rows]) == 0 or np.ptp(y[rows]) == 0:
-            return np.nan
-        return float(kendalltau(x[rows], y[rows]).statistic)
+        return float(kendalltau(x[rows], y[rows]).statistic)  # nan if a side is constant
 
     return _estimate(statistic, groups, **bootstrap)
 
@@ -120,8 +118,7 @@ def rmse(
     already be on the scale of the scores, and a single row is enough.
     """
     groups, x, y = _rows(references, prediction=_numbers("prediction", prediction), score=_numbers("score", score))
-    squared_error = (_fitted(x, y, fit) - y) ** 2
-    mean = _reference_mean(squared_error, groups)
+    mean = _reference_mean((_fitted(x, y, fit) - y) ** 2, groups)
     return _estimate(lambda counts: float(np.sqrt(mean(counts))), groups, **bootstrap)
 
 
@@ -198,10 +195,9 @@ def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
 
 def paired_difference(first: Estimate, second: Estimate) -> Estimate:
     """The first minus the second, both of the same rows and seed, so that each resample drew the same references."""
-    sizes = [(estimate.n, estimate.references, estimate.resampled.size) for estimate in (first, second)]
-    if sizes[0] != sizes[1]:
-        got = f"{sizes[0]} and {sizes[1]} rows, references, resamples"
-        raise ValueError(f"estimates: got {got}, expected equal numbers")
+    sizes, others = ((each.n, each.references, each.resampled.size) for each in (first, second))
+    if sizes != others:
+        raise ValueError(f"estimates: got {sizes} and {others} rows, references, resamples, expected equal numbers")
     resampled = first.resampled - second.resampled
     return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
 
@@ -282,7 +278,7 @@ def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration
     p_b, label = _numbers("p_b", p_b, 0, 1), _numbers("label", label, 0, 1)
     _check_lengths(p_b=p_b, label=label)
     _check_row_count(p_b.size, 1, "calibration")
-    _check_positive_integer(bins=bins)
+    _check_positive_integer("bins", bins)
     bin_of_row = np.digitize(p_b, np.linspace(0, 1, bins + 1)[1:-1])
     count = np.bincount(bin_of_row)
     filled = count > 0
@@ -292,7 +288,7 @@ def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration
 
 def _estimate(statistic: Callable, groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Estimate:
     """The estimate of a function of how often each reference, numbered from 0 in `groups`, is drawn; nan: undefined."""
-    _check_positive_integer(resamples=resamples)
+    _check_positive_integer("resamples", resamples)
     references = int(groups.max()) + 1
     value = float(statistic(np.ones(references, dtype=int)))
     rng = np.random.default_rng(seed)
@@ -409,7 +405,6 @@ def _check_varies(purpose: str, **columns: np.ndarray) -> None:
             raise ValueError(f"{name}: got {column[0]} in all {column.size} rows, expected several for {purpose}")
 
 
-def _check_positive_integer(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
+def _check_positive_integer(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")

@@ -47,7 +47,7 @@ class View(Protocol):
 
 
 def crop_places(protocol: str, height: int, width: int, size: int, count: int = 0, seed=0) -> list[tuple[int, int]]:
-    """Top left corners `(top, left)` of the square crops, of `size` pixels a side, of an image of `height` x `width`.
+    """Top left corners `(top, left)` of the square crops, `size` pixels a side, of an image of `height` x `width`.
 
     The protocols are `"whole"`: the image itself (`size` is ignored); `"grid"`: evenly spaced crops that cover it, or
     `count` of them; `"corners"`: four corners and the centre; `"random"`: `count` places drawn from `seed`, whatever
@@ -251,7 +251,11 @@ class FixedFeatures(View):
         Image by image: a batch shared with another image would change a convolution's last bits.
         """
         extract = getattr(part.eval(), "extract", lambda images: [part(images)])
-        folder = self._folder(part)
+        backbone = getattr(part, "backbone", part)
+        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
+        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
+        key = repr((seen, (type(part).__qualname__, repr(backbone), state)))
+        folder = cache_dir() / "features" / hashlib.sha256(key.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         files = {path: folder / f"{file_key(path)}.safetensors" for path in self.dataset.paths()}
         for digits in SystemRandom().sample(_SHARES, len(_SHARES)):
@@ -265,14 +269,6 @@ class FixedFeatures(View):
                         save_file({f"map{i}": scale for i, scale in maps}, temporary)
         kept = {path: load_file(file) for path, file in progress(files.items(), "reading features")}
         return {path: [maps[f"map{i}"] for i in range(len(maps))] for path, maps in kept.items()}
-
-    def _folder(self, part: nn.Module) -> Path:
-        """The cache folder of this backbone under these crops."""
-        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
-        backbone = getattr(part, "backbone", part)
-        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
-        seen_by = type(part).__qualname__, repr(backbone), state
-        return cache_dir() / "features" / hashlib.sha256(repr((seen, seen_by)).encode()).hexdigest()[:16]
 
 
 def first_tensor(item: Tensor | list) -> Tensor:

@@ -66,8 +66,8 @@ class Weights:
 def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
     """The file of a network's weights, None if random, and what they are; never random unasked.
 
-    A `network` is one of `URLS`, or a full timm tag, else ValueError; `weights` are `"hub"` (from the local cache, or
-    downloaded into it), `"packaged"`, `"auto"` (hub, or packaged if the network is `PACKAGED`), `"random"`, or a path.
+    A `network` is one of `URLS`, or a full timm tag, else ValueError. The weights are `"hub"` (the local cache, or
+    downloaded into it), `"packaged"`, `"auto"` (the hub, then the package for `PACKAGED`), `"random"`, or a path.
     """
     if network not in URLS:
         check_tag(network)
