@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -30,21 +29,14 @@ _LIMIT = 8.0
 
 def measure(name: str, width: int, height: int, calls: int) -> dict[str, float]:
     """Score one random pair `calls` times in this process: seconds of the last call, peak GiB of the process."""
-    baseline = replace(_ready(name), max_pixels=width * height)
+    weights = "random" if baselines.BASELINES[name].needs_weights else None
+    baseline = replace(baselines.load(name, weights=weights), max_pixels=width * height)
     reference = torch.rand(1, 3, height, width)
     distorted = torch.lerp(reference, torch.rand_like(reference), 0.1)
     for _ in range(calls):
         start = time.perf_counter()
         baseline.score(reference, distorted)
     return {"seconds": time.perf_counter() - start, "gib": _peak_gib()}
-
-
-def _ready(name: str) -> baselines.Baseline:
-    baseline = baselines.BASELINES[name]
-    if not baseline.needs_weights:
-        return baseline
-    network, _ = baselines.load_network(name, weights="random")
-    return replace(baseline, compute=partial(baseline.compute, network))
 
 
 def _peak_gib() -> float:

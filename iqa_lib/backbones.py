@@ -54,9 +54,8 @@ class Backbone(nn.Module):
 
     Attributes: `channels` and `strides` (in pixels) of each tap, and `weights`: what was loaded, a `Weights`.
 
-    Raises:
-        ValueError: Unknown tag, a bare name, or an option that this network does not have.
-        WeightsError: The weights are not found, or do not fit.
+    An unknown tag, a bare name, or an option that this network does not have raises ValueError; weights that are not
+    found, or do not fit, raise WeightsError.
     """
 
     def __init__(

@@ -42,13 +42,10 @@ class Baseline:
     """One metric under one convention.
 
     Attributes:
-        name: Its key in `BASELINES`.
-        label: Its name in tables and figures.
-        library: The distribution that computes it.
-        source: Where it was published.
+        name, label: Its key in `BASELINES`, and its name in tables and figures.
+        library, source: The distribution that computes it, and where it was published.
         convention: Luma or RGB, data range, downsampling, and where the library departs from the publication.
         compute: One reference `(1, 3, H, W)` and its distorted image, in [0, 1], to one number.
-        higher_is_better: The direction.
         low: No pair scores below this, none above `high`; an image compared with itself gets the better one of the two,
             except for VIFp, which is 1 there, and PieAPP, about 0.
         build: For a metric that needs weights, makes its network, which `load` binds as `compute`'s first argument.
@@ -79,11 +76,9 @@ class Baseline:
     def score(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Score RGB float images `(B, 3, H, W)` in [0, 1]: float32 `(B,)`, where the images are.
 
-        One by one: memory is that of one pair, and a score does not depend on its neighbours.
-
-        Raises:
-            ValueError: Other images, too small or too large; or the metric is undefined for a pair (some flat ones).
-            WeightsError: It needs weights and is not from `load`.
+        One by one: memory is that of one pair, and a score does not depend on its neighbours. Other images, too small
+        or too large, raise ValueError, as does a pair for which the metric is undefined (some flat ones); a metric that
+        needs weights and is not from `load` raises WeightsError.
         """
         import torch
 
@@ -122,9 +117,8 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
 
     `weights`, for metrics that need them: see `iqa_lib.weights.load_pretrained`; None is `"auto"`.
 
-    Raises:
-        ValueError: Unknown name, or weights for a metric that has none.
-        WeightsError: The weights are not found, or do not fit. Offline this takes seconds.
+    An unknown name, or weights for a metric that has none, raise ValueError; weights that are not found, which offline
+    takes seconds, or do not fit, raise WeightsError.
     """
     check_choice(BASELINES, baseline=name)
     baseline = BASELINES[name]
@@ -132,24 +126,16 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
         if weights is not None:
             raise ValueError(f"weights: got {str(weights)!r}, but {name} has no network: leave them out")
         return baseline
-    network, found = load_network(name, weights=weights, device=device)
-    return replace(baseline, compute=partial(baseline.compute, network), weights=found)
-
-
-def load_network(
-    name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu"
-) -> tuple[nn.Module, Weights]:
-    """A pretrained metric's own network, frozen and in eval mode, and what its weights are. Otherwise like `load`."""
     from iqa_lib.devices import to_device
 
-    check_choice([name for name, baseline in BASELINES.items() if baseline.needs_weights], baseline=name)
-    network, found = load_pretrained(name, BASELINES[name].build, weights or "auto")
-    return to_device(network, device), found
+    network, found = load_pretrained(name, baseline.build, weights or "auto")
+    return replace(baseline, compute=partial(baseline.compute, to_device(network, device)), weights=found)
 
 
 def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> lpips.LPIPS:
     """The lpips package's own network, `net` being alex, vgg or squeeze; for `lpips_maps`. Otherwise like `load`."""
-    return load_network(f"lpips-{net}", weights=weights, device=device)[0]
+    check_choice(("alex", "vgg", "squeeze"), net=net)
+    return load(f"lpips-{net}", weights=weights, device=device).compute.args[0]
 
 
 def available(name: str, weights: Path | str | None = None) -> bool:
@@ -195,17 +181,11 @@ def table() -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
 
 
-# Spatial maps
-
-
 def ms_ssim_maps(reference: Tensor, distorted: Tensor) -> list[Tensor]:
-    """The maps behind MS-SSIM, fine to coarse: contrast and structure; on the last scale also luminance.
+    """The maps behind MS-SSIM, fine to coarse: contrast and structure; on the last scale also luminance. 1 is best.
 
-    The product over scales of `mean(map) ** MS_SSIM_WEIGHTS[scale]`, negative means taken as 0, is the score of
-    "ms-ssim". 1 is best.
-
-    Returns:
-        Five maps `(B, 1, h, w)`, 10 px smaller than their scale (an 11x11 kernel inside the image).
+    All five are `(B, 1, h, w)`, 10 px smaller than their scale (an 11x11 kernel inside the image). The product over
+    scales of `mean(map) ** MS_SSIM_WEIGHTS[scale]`, negative means taken as 0, is the score of "ms-ssim".
     """
     import torch
     from piq.functional import gaussian_filter
@@ -228,12 +208,10 @@ def ms_ssim_maps(reference: Tensor, distorted: Tensor) -> list[Tensor]:
 
 
 def lpips_maps(net: lpips.LPIPS, reference: Tensor, distorted: Tensor) -> list[Tensor]:
-    """1 - LPIPS at every place of every layer, before pooling; 1 is best.
+    """1 - LPIPS at every place of every layer, before pooling; 1 is best. `net` is as from `load_lpips`.
 
-    The sum over layers of `mean(1 - map)` is the LPIPS distance. `net` is as from `load_lpips`.
-
-    Returns:
-        One map `(B, 1, h, w)` a layer, shallow to deep (alex and vgg 5, squeeze 7), on the network's device.
+    One map `(B, 1, h, w)` a layer, shallow to deep (alex and vgg 5, squeeze 7), on the network's device. The sum over
+    layers of `mean(1 - map)` is the LPIPS distance.
     """
     import torch
     from lpips import normalize_tensor
@@ -243,9 +221,6 @@ def lpips_maps(net: lpips.LPIPS, reference: Tensor, distorted: Tensor) -> list[T
         pair = _beside(net, reference.float(), distorted.float())
         layers = zip(net.lins, *(net.net(net.scaling_layer(2 * image - 1)) for image in pair), strict=True)
         return [1 - lin((normalize_tensor(r) - normalize_tensor(d)) ** 2) for lin, r, d in layers]
-
-
-# How each metric is called: compute(reference, distorted), one pair
 
 
 def _luma(image: Tensor) -> Tensor:
@@ -304,10 +279,8 @@ def _pieapp(network: nn.Module, reference: Tensor, distorted: Tensor) -> Tensor:
     weighted = total = 0
     for top in range(0, reference.shape[2] - 63, 27):
         rows = _beside(network, reference[:, :, top : top + 64], distorted[:, :, top : top + 64])
-        (features_r, weights_r), (features_d, weights_d) = (
-            network(crop_patches(255 * row, size=64, stride=27)) for row in rows
-        )
-        distance, weight = network.compute_difference(features_r - features_d, weights_r - weights_d)
+        features, weights = zip(*(network(crop_patches(255 * row, size=64, stride=27)) for row in rows), strict=True)
+        distance, weight = network.compute_difference(features[0] - features[1], weights[0] - weights[1])
         weighted, total = weighted + (distance * weight).sum(), total + weight.sum()
     return weighted / total
 
@@ -332,8 +305,6 @@ def _build_dists() -> nn.Module:
         network.register_parameter(name, torch.nn.Parameter(values))
     return network
 
-
-# The baselines
 
 _AVERAGED = "averaged down by round(shortest side / 256)"
 _psnr = _library("torchmetrics.functional.image:peak_signal_noise_ratio", data_range=1.0)

@@ -13,8 +13,7 @@ from iqa_lib.checks import check_choice
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
-META = torch.device("meta")
-"""Tensors with shapes and no storage: `with META:` builds a network at no cost."""
+META = torch.device("meta")  # tensors with shapes and no storage: `with META:` builds a network at no cost
 
 
 def best_device() -> torch.device:
@@ -60,10 +59,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def resolved_precision(precision: str, device: torch.device | None = None) -> str:
-    """`"auto"` as `"bf16"` if the device computes it natively, else as `"fp32"`; the others as they are.
-
-    Emulated, on a CPU without bf16 instructions, bf16 takes ten times as long as fp32.
-    """
+    """`"auto"` as `"bf16"` if that is native (emulated, it takes ten times as long), else `"fp32"`; others as given."""
     check_choice(PRECISIONS, precision=precision)
     if precision != "auto":
         return precision

@@ -36,8 +36,6 @@ from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
 from iqa_lib.progress import progress
 from iqa_lib.views import Crops, View, first_tensor
 
-AVERAGES = ("probability", "logit")
-
 
 def predict(model: nn.Module, view: View, *, average: str = "probability", **options) -> pd.DataFrame:
     """Predict every record from all its crops: the `prediction_table` of `crop_outputs`, which takes the options."""
@@ -46,26 +44,17 @@ def predict(model: nn.Module, view: View, *, average: str = "probability", **opt
 
 @torch.inference_mode()
 def crop_outputs(
-    model: nn.Module,
-    view: View,
-    *,
-    max_batch: int = 16,
-    precision: str = "fp32",
-    call: Callable[..., Tensor] | None = None,
+    model: nn.Module, view: View, *, max_batch: int = 16, precision: str = "fp32", call: Callable | None = None
 ) -> list[Tensor]:
-    """A model's output for each crop of each record.
+    """The output of a pair or triplet model, in eval mode and on the device it is on, for each crop of each record.
 
+    Returns one tensor `(crops,)` per record, in order: scores, or for triplets logits of B being the closer one.
     Records that share a batch influence each other by no more than the last float digits.
 
     Args:
-        model: A pair or triplet model; evaluated in eval mode, on the device it is on.
-        view: The records' crops, or their features.
         max_batch: Crops that go through the model at a time: the bound on memory.
         precision: `"fp32"`, `"bf16"` autocast or `"auto"`: see `iqa_lib.devices.resolved_precision`.
         call: Called instead of the model itself, such as `model.pooled`.
-
-    Returns:
-        One tensor `(crops,)` per record, in order: scores, or for triplets logits of B being the closer one.
     """
     model.eval()
     device = device_of(model)
@@ -85,20 +74,15 @@ def mean_outputs(outputs: Sequence[Tensor], crops: int | None = None) -> Tensor:
 def prediction_table(
     dataset: IQADataset, outputs: Sequence[Tensor], *, average: str = "probability", crops: int | None = None
 ) -> pd.DataFrame:
-    """One prediction per record from the outputs of its crops.
+    """One prediction per record from the `crop_outputs` of its crops, or of the first `crops` of them.
 
-    Args:
-        dataset: The records.
-        outputs: From `crop_outputs`.
-        average: A triplet's prediction: `"probability"`, the mean of its crops' probabilities that B is the closer one,
-            or `"logit"`, the probability of their mean logit. A pair's is the mean score.
-        crops: Use this many crops of each record only.
+    A pair's is the mean score; a triplet's `average` is `"probability"`, the mean of its crops' probabilities that B is
+    the closer one, or `"logit"`, the probability of their mean logit.
 
-    Returns:
-        One row per record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of
-        distortion, `target`, `prediction`, and for triplets `logit`, the mean logit.
+    Returns one row per record, in order: `reference_id`, file names (`reference`, `distorted` or `a`, `b`), kinds of
+    distortion, `target`, `prediction`, and for triplets `logit`, the mean logit.
     """
-    check_choice(AVERAGES, average=average)
+    check_choice(("probability", "logit"), average=average)
     means = mean_outputs(outputs, crops)
     if not isinstance(dataset.records[0], Triplet):
         return _rows(dataset).assign(prediction=means.numpy())
@@ -113,10 +97,8 @@ def look(
 ) -> tuple[list[Tensor], float, dict[str, Tensor]]:
     """A model's answer to one record, with its maps: to the whole images of a data set, or to one crop of `Crops`.
 
-    Without a number this is the crop where the reference varies most: the first may be a piece of sky.
-
-    Returns:
-        The images `(3, H, W)` in [0, 1]; the score, or for triplets the probability that B is the closer one; the maps.
+    Without a number this is the crop where the reference varies most: the first may be a piece of sky. Returns the
+    images `(3, H, W)` in [0, 1]; the score, or for triplets the probability that B is the closer one; and the maps.
     """
     model.eval()
     if isinstance(view, Crops):
@@ -138,10 +120,7 @@ def maps_of(model: nn.Module, *images: Tensor) -> tuple[float, dict[str, Tensor]
 
 
 def disputed_images(dataset: IQADataset, table: pd.DataFrame) -> list[Tensor]:
-    """A reference and two distorted images, A and B, on whose order human scores and a metric's `table` disagree most.
-
-    Of triplets those of the worst mistake.
-    """
+    """Reference, A and B on which human scores and a metric's `table` disagree most: of triplets, the worst mistake."""
     if isinstance(dataset.records[0], Triplet):
         return list(dataset[worst_mistakes(table, 1)[0]][:3])
     a, b = most_disputed(table)
@@ -166,10 +145,7 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     """A baseline's scores of whole images, each pair of images computed once and kept in the cache folder.
 
     One file per reference, under a key of the metric, its library, its weights and our code that calls it; images are
-    known by their files' path, size and time.
-
-    Returns:
-        float64 `(records, 1)`; for triplets `(records, 2)`, of A and of B.
+    known by their files' path, size and time. Returns float64 `(records, 1)`; for triplets `(records, 2)`, of A and B.
     """
     code = sha256(Path(baselines.__file__)), version(baseline.library), version("torch")
     key = hashlib.sha256(repr((baseline.name, baseline.max_pixels, baseline.weights, code)).encode()).hexdigest()[:16]
@@ -194,9 +170,8 @@ def _kept_scores(
     """A baseline's scores of one reference's distorted images by their keys: those kept in `file`, and the rest."""
     with FileLock(file.with_suffix(".lock")):
         known = json.loads(file.read_text()) if file.exists() else {}
-        places = [(index, place) for index in indices for place in range(1, len(dataset.records[index].images))]
-        needed = {keys[dataset.records[index].images[place]]: (index, place) for index, place in places}
-        missing = {name: where for name, where in needed.items() if name not in known}
+        distorted = ((i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place)
+        missing = {keys[path]: (index, place) for index, place, path in distorted if keys[path] not in known}
         for name, (index, place) in missing.items():
             images = dataset[index]
             known[name] = baseline.score(images[0][None], images[place][None]).item()
@@ -209,27 +184,17 @@ def _kept_scores(
 def worst_mistakes(table: pd.DataFrame, count: int, sign: int = 1) -> list[int]:
     """The `count` records whose prediction is farthest from their target, the farthest first.
 
-    Args:
-        table: From `predict`: triplets are compared by value, pairs by their ranks in the table.
-        count: Number of records.
-        sign: For pairs; -1 if lower predictions are better.
+    Triplets are compared by value, pairs by their ranks in the table, with `sign` -1 if lower predictions are better.
     """
-    if {"a", "b"} <= set(table):
-        gap = table.prediction - table.target
-    else:
-        gap = (sign * table.prediction).rank() - table.target.rank()
+    triplets = {"a", "b"} <= set(table)
+    gap = table.prediction - table.target if triplets else (sign * table.prediction).rank() - table.target.rank()
     return gap.abs().sort_values(ascending=False).index[:count].tolist()
 
 
 def most_disputed(table: pd.DataFrame, sign: int = 1) -> tuple[int, int]:
-    """Two records of one reference on whose order human scores and a metric disagree most, by ranks in the table.
+    """Two pairs of one reference on whose order human scores and a metric disagree most, by ranks in the table.
 
-    Args:
-        table: Predictions of pairs.
-        sign: -1 if lower predictions are better.
-
-    Returns:
-        The record that the human scores rank higher than the metric does, and the one that the metric ranks higher.
+    Human scores rank the first one higher than the metric does, the metric the second; `sign` is -1 if lower is better.
     """
     gap = (sign * table.prediction).rank() - table.target.rank()
     gaps = gap.groupby(table.reference_id)
@@ -249,13 +214,13 @@ def _rows(dataset: IQADataset) -> pd.DataFrame:
     )
 
 
-def _batches(view: View, max_batch: int) -> Iterator[tuple[Tensor, list]]:
-    """Crops of consecutive records, of one shape and at most `max_batch`, with the index of each one's record."""
+def _batches(view: View, max_batch: int) -> Iterator[list]:
+    """Indices of records, and their crops: of consecutive records, of one shape and at most `max_batch` at a time."""
     waiting: list[tuple[Tensor, list]] = []
     for index in progress(range(len(view)), "predicting"):
         *images, _ = view.all(index)
         for start in range(0, len(first_tensor(images)), max_batch):
-            part = [_sliced(image, slice(start, start + max_batch)) for image in images]
+            part = _sliced(images, slice(start, start + max_batch))
             owners = torch.full((len(first_tensor(part)),), index)
             full = sum(len(numbers) for numbers, _ in waiting) + len(owners) > max_batch
             if waiting and (full or first_tensor(part).shape[1:] != first_tensor(waiting[0][1]).shape[1:]):
@@ -269,8 +234,5 @@ def _sliced(item: Tensor | list, crop: slice) -> Tensor | list:
     return item[crop] if isinstance(item, Tensor) else [_sliced(part, crop) for part in item]
 
 
-def _joined(parts: list[tuple[Tensor, list]]) -> tuple[Tensor, list]:
-    def join(items):
-        return torch.cat(items) if isinstance(items[0], Tensor) else [join(group) for group in zip(*items, strict=True)]
-
-    return torch.cat([owners for owners, _ in parts]), join([inputs for _, inputs in parts])
+def _joined(items: Sequence) -> Tensor | list:
+    return torch.cat(items) if isinstance(items[0], Tensor) else [_joined(group) for group in zip(*items, strict=True)]

@@ -8,9 +8,8 @@ from torch.nn import functional as F
 def preference_bce(logit: Tensor, p_b: Tensor) -> Tensor:
     """Cross-entropy of a preference (PRFNet, eq. 5): `-mean(y log p + (1 - y) log(1 - p))` with `p = sigmoid(logit)`.
 
-    Args:
-        logit: Log-odds that B is closer to the reference, `(B,)`.
-        p_b: 1 if B is closer, 0 if A is, or the share of human votes for B, `(B,)`.
+    `logit` `(B,)` are log-odds that B is closer to the reference; `p_b` `(B,)` is 1 if B is closer, 0 if A is, or the
+    share of human votes for B.
     """
     return F.binary_cross_entropy_with_logits(logit, p_b)
 
@@ -18,12 +17,8 @@ def preference_bce(logit: Tensor, p_b: Tensor) -> Tensor:
 def preference_lsgan(logit: Tensor, p_b: Tensor) -> Tensor:
     """Squared error of the raw output, no sigmoid (IQA-TMFM, Table 2's "Ours (MSE)"): `mean((logit - y)^2)`.
 
-    The output learns 0 for A and 1 for B, so the answer is B above 0.5. The released code tests
-    `sigmoid(logit) > 0.5`, which nearly every such output passes.
-
-    Args:
-        logit: Raw output of the network, `(B,)`.
-        p_b: 1 if B is closer, 0 if A is, `(B,)`.
+    The raw output `(B,)` learns `p_b` `(B,)`, 0 for A and 1 for B, so the answer is B above 0.5. The released code
+    tests `sigmoid(logit) > 0.5`, which nearly every such output passes.
     """
     return F.mse_loss(logit, p_b)
 
@@ -31,9 +26,7 @@ def preference_lsgan(logit: Tensor, p_b: Tensor) -> Tensor:
 def preference_mse(logit: Tensor, p_b: Tensor) -> Tensor:
     """Squared error of the probability (PRFNet, eq. 6): `mean((q - q_hat)^2)` with `q_hat = sigmoid(logit)`.
 
-    Args:
-        logit: Log-odds that B is closer to the reference, `(B,)`.
-        p_b: Soft label, the share of human votes for B, `(B,)` in [0, 1].
+    Arguments as in `preference_bce`; the paper's labels q are soft, the shares of human votes for B.
     """
     return F.mse_loss(logit.sigmoid(), p_b)
 

@@ -31,11 +31,9 @@ class Estimate:
 
     Attributes:
         value: The statistic on all rows.
-        low: 2.5 % percentile of the bootstrap over references. Like `high`, nan for a single reference, or if the
+        low, high: 2.5 % and 97.5 % percentiles of the bootstrap over references; nan for a single reference, or if the
             statistic is undefined in more than half of the resamples.
-        high: 97.5 % percentile.
-        n: Number of rows.
-        references: Number of distinct references.
+        n, references: Number of rows, and of distinct references.
         resampled: The statistic in each resample, for `paired_difference`; empty for a single reference.
     """
 
@@ -59,10 +57,7 @@ class Estimate:
 class Calibration:
     """A reliability diagram: one entry per bin that holds predictions, in rising order.
 
-    Attributes:
-        predicted: Mean predicted probability of B.
-        observed: Mean label, the share of B.
-        count: Number of rows.
+    `predicted` is the mean predicted probability of B, `observed` the mean label (the share of B), `count` the rows.
     """
 
     predicted: np.ndarray
@@ -76,8 +71,7 @@ def plcc(
     """Pearson's linear correlation coefficient, in [-1, 1]. A fit that does not converge raises RuntimeError.
 
     Args:
-        prediction: Predicted qualities, higher is better; 3 rows or more.
-        score: Human scores (MOS), higher is better.
+        prediction, score: Predicted qualities and human scores (MOS), higher is better; 3 rows or more.
         references: Id of each row's reference.
         fit: None correlates the predictions as they are; "logistic4" and "logistic5" map them by `logistic_fit` first.
             The fit is done once on all rows and the bootstrap resamples the fitted values, so the interval leaves out
@@ -110,9 +104,7 @@ def krocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable
 
     def statistic(counts: np.ndarray) -> float:
         rows = np.repeat(np.arange(x.size), counts[groups])
-        if _constant(x[rows]) or _constant(y[rows]):
-            return np.nan
-        return float(kendalltau(x[rows], y[rows]).statistic)
+        return float(kendalltau(x[rows], y[rows]).statistic)  # nan if a side is constant
 
     return _estimate(statistic, groups, **bootstrap)
 
@@ -126,8 +118,7 @@ def rmse(
     already be on the scale of the scores, and a single row is enough.
     """
     groups, x, y = _rows(references, prediction=_numbers("prediction", prediction), score=_numbers("score", score))
-    squared_error = (_fitted(x, y, fit) - y) ** 2
-    mean = _reference_mean(squared_error, groups)
+    mean = _reference_mean((_fitted(x, y, fit) - y) ** 2, groups)
     return _estimate(lambda counts: float(np.sqrt(mean(counts))), groups, **bootstrap)
 
 
@@ -204,11 +195,9 @@ def agreement(table: pd.DataFrame, name: str, sign: int = 1) -> Estimate:
 
 def paired_difference(first: Estimate, second: Estimate) -> Estimate:
     """The first minus the second, both of the same rows and seed, so that each resample drew the same references."""
-    sizes = [(estimate.n, estimate.references, estimate.resampled.size) for estimate in (first, second)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"estimates: got {sizes[0]} and {sizes[1]} rows, references, resamples, expected equal numbers"
-        )
+    sizes, others = ((each.n, each.references, each.resampled.size) for each in (first, second))
+    if sizes != others:
+        raise ValueError(f"estimates: got {sizes} and {others} rows, references, resamples, expected equal numbers")
     resampled = first.resampled - second.resampled
     return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
 
@@ -219,12 +208,8 @@ def difference_noise(measure: str, first: float, second: float, n: int) -> float
     This is the size of differences that n rows can resolve. Two methods tested on the same rows agree on many of them,
     which makes the true interval narrower; rows of one reference resemble each other, which makes it wider.
 
-    Args:
-        measure: `"accuracy"` (binomial), `"plcc"` (Fisher's z), `"srocc"` (Bonett and Wright 2000, Psychometrika 65) or
-            `"krocc"` (Fieller, Hartley and Pearson 1957, Biometrika 44).
-        first: One number.
-        second: The other.
-        n: Rows behind each.
+    `measure` is `"accuracy"` (binomial), `"plcc"` (Fisher's z), `"srocc"` (Bonett and Wright 2000, Psychometrika 65) or
+    `"krocc"` (Fieller, Hartley and Pearson 1957, Biometrika 44).
     """
     check_choice(("accuracy", "plcc", "srocc", "krocc"), measure=measure)
     _check_row_count(n, 5, "the noise of a difference")
@@ -278,25 +263,22 @@ def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -
     bounds = (x.min() - np.ptp(x), x.max() + np.ptp(x)), (np.log(1e-3), np.log(1e3))
     found = minimize(squared_error, start, method="Nelder-Mead", bounds=bounds, options=options)
     if not found.success:
-        raise RuntimeError(
-            f"the {parameters}-parameter logistic fit did not converge in {found.nfev} steps on {x.size} rows: "
-            "check the predictions for outliers, or report the raw PLCC (fit=None)"
-        )
+        got = f"did not converge in {found.nfev} steps on {x.size} rows"
+        todo = "check the predictions for outliers, or report the raw PLCC (fit=None)"
+        raise RuntimeError(f"the {parameters}-parameter logistic fit {got}: {todo}")
     return mapped(found.x) * score.std() + score.mean()
 
 
 def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration:
     """Predicted probability of B beside the observed share of B, for the bins that hold predictions.
 
-    Args:
-        p_b: Predicted probability of B in [0, 1]; one row or more.
-        label: Human share preferring B in [0, 1], or hard votes 0 and 1.
-        bins: Number of bins of equal width over [0, 1]; a value on an inner edge belongs to the upper bin.
+    `p_b` and `label` are as in `two_afc_accuracy`. The bins have equal width over [0, 1]; a value on an inner edge
+    belongs to the upper bin.
     """
     p_b, label = _numbers("p_b", p_b, 0, 1), _numbers("label", label, 0, 1)
     _check_lengths(p_b=p_b, label=label)
     _check_row_count(p_b.size, 1, "calibration")
-    _check_positive_integer(bins=bins)
+    _check_positive_integer("bins", bins)
     bin_of_row = np.digitize(p_b, np.linspace(0, 1, bins + 1)[1:-1])
     count = np.bincount(bin_of_row)
     filled = count > 0
@@ -305,19 +287,13 @@ def calibration(p_b: ArrayLike, label: ArrayLike, bins: int = 10) -> Calibration
 
 
 def _estimate(statistic: Callable, groups: np.ndarray, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """The statistic on all rows, with its percentile bootstrap over references.
-
-    `statistic` takes how often each reference is drawn and returns the value, nan if undefined; `groups` numbers each
-    row's reference from 0.
-    """
-    _check_positive_integer(resamples=resamples)
+    """The estimate of a function of how often each reference, numbered from 0 in `groups`, is drawn; nan: undefined."""
+    _check_positive_integer("resamples", resamples)
     references = int(groups.max()) + 1
     value = float(statistic(np.ones(references, dtype=int)))
-    values = np.empty(0)
-    if references > 1:
-        rng = np.random.default_rng(seed)
-        draws = (rng.integers(references, size=references) for _ in range(resamples))
-        values = np.array([statistic(np.bincount(draw, minlength=references)) for draw in draws])
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(references, size=references) for _ in range(resamples if references > 1 else 0))
+    values = np.array([statistic(np.bincount(draw, minlength=references)) for draw in draws])
     return Estimate(value, *_interval(values), groups.size, references, values)
 
 
@@ -332,7 +308,7 @@ def _interval(resampled: np.ndarray) -> tuple[float, float]:
 def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
     """Pearson correlation of rows that count `weights` times; nan if a side is constant."""
     drawn = weights > 0
-    if _constant(x[drawn]) or _constant(y[drawn]):
+    if np.ptp(x[drawn]) == 0 or np.ptp(y[drawn]) == 0:
         return np.nan
     total = weights.sum()
     dx, dy = x - weights @ x / total, y - weights @ y / total
@@ -358,7 +334,6 @@ def _fitted(x: np.ndarray, y: np.ndarray, fit: str | None) -> np.ndarray:
 
 
 def _last_rows(triplets: Sequence[Hashable] | None, n: int) -> list[int]:
-    """Index of the last row of each triplet."""
     if triplets is None:
         raise ValueError('triplets: got None, expected keys for dedup="devkit": pass one per row, or use dedup="rows"')
     triplets = list(triplets)
@@ -381,7 +356,13 @@ def _rows(references: Iterable[Hashable], minimum: int = 1, **columns: np.ndarra
     references = _listed(references)
     _check_lengths(**columns, references=references)
     _check_row_count(len(references), minimum, "this statistic")
-    groups = _reference_numbers(references)
+    if any(reference is None or (isinstance(reference, float) and np.isnan(reference)) for reference in references):
+        raise ValueError("references: got None or nan, expected an id for every row: name the missing references")
+    try:
+        number = {reference: position for position, reference in enumerate(sorted(set(references)))}
+    except TypeError as error:
+        raise ValueError(f"references: {error}: pass ids of one type, such as file names") from None
+    groups = np.array([number[reference] for reference in references])
     order = np.lexsort((*columns.values(), groups))
     return groups[order], *(column[order] for column in columns.values())
 
@@ -391,19 +372,7 @@ def _listed(references: Iterable[Hashable]) -> list[Hashable]:
     return references.tolist() if hasattr(references, "tolist") else list(references)
 
 
-def _reference_numbers(references: list[Hashable]) -> np.ndarray:
-    """Position of each row's reference among the sorted distinct references."""
-    if any(reference is None or (isinstance(reference, float) and np.isnan(reference)) for reference in references):
-        raise ValueError("references: got None or nan, expected an id for every row: name the missing references")
-    try:
-        number = {reference: position for position, reference in enumerate(sorted(set(references)))}
-    except TypeError as error:
-        raise ValueError(f"references: {error}: pass ids of one type, such as file names") from None
-    return np.array([number[reference] for reference in references])
-
-
 def _numbers(name: str, values: ArrayLike, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
-    """One column of finite numbers in [low, high]."""
     try:
         numbers = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
@@ -413,10 +382,8 @@ def _numbers(name: str, values: ArrayLike, low: float = -np.inf, high: float = n
     wrong = np.flatnonzero(~np.isfinite(numbers) | (numbers < low) | (numbers > high))
     if wrong.size:
         expected = "finite numbers" if np.isinf(low) else f"numbers in [{low}, {high}]"
-        raise ValueError(
-            f"{name}: got {numbers[wrong[0]]} in row {wrong[0]} ({wrong.size} such of {numbers.size} rows), expected "
-            f"{expected}: rescale these rows or leave them out"
-        )
+        got = f"{numbers[wrong[0]]} in row {wrong[0]} ({wrong.size} such of {numbers.size} rows)"
+        raise ValueError(f"{name}: got {got}, expected {expected}: rescale these rows or leave them out")
     return numbers
 
 
@@ -434,15 +401,10 @@ def _check_row_count(n: int, minimum: int, purpose: str) -> None:
 
 def _check_varies(purpose: str, **columns: np.ndarray) -> None:
     for name, column in columns.items():
-        if _constant(column):
+        if np.ptp(column) == 0:
             raise ValueError(f"{name}: got {column[0]} in all {column.size} rows, expected several for {purpose}")
 
 
-def _check_positive_integer(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-
-
-def _constant(values: np.ndarray) -> bool:
-    return bool(np.ptp(values) == 0)
+def _check_positive_integer(name: str, value: int) -> None:
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")

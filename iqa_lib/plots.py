@@ -393,8 +393,7 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
     rows = list(lines[lines.ours.notna()].row.unique())
     size = max(6.6, 2.2 + 2.2 * len(drawn)), 1.8 + 0.26 * len(rows)
     figure, (axes,) = plt.subplots(1, len(drawn), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    names = ["ours, 95 % interval"]
-    names += ["paper"] * any(part.paper.notna().any() for part in drawn.values())
+    names = ["ours, 95 % interval"] + ["paper"] * any(part.paper.notna().any() for part in drawn.values())
     for axis, (column, part) in zip(axes, drawn.items(), strict=True):
         part = part.set_index("row").reindex(rows)
         axis.hlines(rows, part.low, part.high, color="C0", linewidth=2)

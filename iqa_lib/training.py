@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +24,7 @@ from iqa_lib.devices import PRECISIONS, autocast, best_device, to_device
 from iqa_lib.files import atomic
 from iqa_lib.progress import progress
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
 
 
@@ -84,31 +84,24 @@ def fit(
         model: Called with the inputs of its tasks' views.
         tasks: Their losses are summed in each step. An epoch is a pass through the first; the others start over.
         folder: For `checkpoint.pt` during the training, then `model.safetensors`, `history.csv` and `fit.json`.
-        epochs: Passes through the first task's data.
         batch_size: Records per step and task, over all processes; an incomplete last batch is left out.
-        lr: Learning rate at the start.
-        optimizer: `"sgd"`, `"adam"` or `"adamw"`.
-        momentum: For SGD.
-        weight_decay: For all three.
+        lr, lr_end: Learning rate at the start, and at the lowest point of a cosine.
+        optimizer: `"sgd"`, which alone uses `momentum`, `"adam"` or `"adamw"`.
         schedule: `"constant"`; `"step"`: a tenth after each `schedule_epochs`; `"cosine"`: to zero at the end, by step;
             `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch; `"cosine_step"`: to
             zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code).
-        schedule_epochs: See `schedule`.
-        lr_end: Learning rate at the lowest point of a cosine, instead of zero.
         precision: `"fp32"`, `"bf16"` autocast, or `"auto"`: see `iqa_lib.devices.resolved_precision`.
         accumulate: Parts that a batch is computed in, to save memory.
-        seed: See above.
         workers: Processes that read ahead.
         save_every: Steps between checkpoints.
         max_steps: Stop after this many steps; 0: run all.
         select: Keep the weights of the best epoch instead of the last: the one after which this task's loss, over all
             its data at once, was lowest. The history has it as `selection` (and `selection_2`, ... of several numbers).
         improves: Whether an epoch's selection numbers are better than those of the epoch kept before.
-        name: Shown beside the progress bar.
+        name: Shown beside the progress bar, and in errors.
 
-    Raises:
-        ValueError: An argument out of its range, or a data set smaller than one batch.
-        FloatingPointError: The loss is not finite.
+    An argument out of its range, or a data set smaller than one batch, raises ValueError; a loss that is not finite,
+    FloatingPointError.
     """
     check_choice(OPTIMIZERS, optimizer=optimizer)
     check_choice(SCHEDULES, schedule=schedule)
@@ -130,7 +123,8 @@ def fit(
         raise ValueError(f"{name}: got {len(tasks[0].data)} records, expected at least one batch of {batch_size}")
     total = min(epochs * steps_per_epoch, max_steps or epochs * steps_per_epoch)
     model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
-    updater = _optimizer(model, optimizer, lr, momentum, weight_decay)
+    options = dict(lr=lr, weight_decay=weight_decay) | (dict(momentum=momentum) if optimizer == "sgd" else {})
+    updater = OPTIMIZERS[optimizer]([weight for weight in model.parameters() if weight.requires_grad], **options)
     updater.zero_grad(set_to_none=True)
     first, history, spent = _resume(folder, model, updater)
     wrapped = accelerator.prepare_model(model)
@@ -177,7 +171,10 @@ def fit(
             if kept is values and accelerator.is_main_process:
                 save_weights(model, folder / "best.safetensors")
         if (step + 1) % save_every == 0 and step + 1 < total and accelerator.is_main_process:
-            _save(folder, model, updater, history, spent + time.monotonic() - started)
+            seconds = spent + time.monotonic() - started
+            state = {"model": model.state_dict(), "optimizer": updater.state_dict()}
+            with atomic(folder / "checkpoint.pt") as temporary:
+                torch.save(state | {"history": history, "seconds": seconds}, temporary)
     model.eval()
     if select:
         accelerator.wait_for_everyone()
@@ -239,8 +236,7 @@ def peak_memory(device: torch.device | str = "cpu") -> int:
     """Peak memory in bytes: of the GPU's allocator, or of this process on a CPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _batches(
@@ -260,13 +256,9 @@ def _batches(
 
 def _loader(data: Dataset, workers: int, accelerator: Accelerator, **steps) -> DataLoader:
     rank = slice(accelerator.process_index, None, accelerator.num_processes)
-    return DataLoader(
-        data,
-        batch_sampler=_batches(len(data), **steps, rank=rank),
-        num_workers=workers,
-        pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator().manual_seed(0),
-    )
+    batches, generator = _batches(len(data), **steps, rank=rank), torch.Generator().manual_seed(0)
+    pinned = accelerator.device.type == "cuda"
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pinned, generator=generator)
 
 
 @torch.no_grad()
@@ -283,18 +275,6 @@ def _loss_over_all(
         targets.append(target)
     model.train()
     return task.loss(torch.cat(outputs), torch.cat(targets)).reshape(-1).tolist()
-
-
-def _optimizer(model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kinds = {"sgd": partial(torch.optim.SGD, momentum=momentum), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[name](parameters, lr=lr, weight_decay=weight_decay)
-
-
-def _save(folder: Path, model: nn.Module, updater: torch.optim.Optimizer, history: list[dict], seconds: float) -> None:
-    state = {"model": model.state_dict(), "optimizer": updater.state_dict(), "history": history, "seconds": seconds}
-    with atomic(folder / "checkpoint.pt") as temporary:
-        torch.save(state, temporary)
 
 
 def _resume(folder: Path, model: nn.Module, updater: torch.optim.Optimizer) -> tuple[int, list[dict], float]:

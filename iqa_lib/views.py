@@ -47,19 +47,11 @@ class View(Protocol):
 
 
 def crop_places(protocol: str, height: int, width: int, size: int, count: int = 0, seed=0) -> list[tuple[int, int]]:
-    """Top left corners `(top, left)` of an image's square crops.
+    """Top left corners `(top, left)` of the square crops, `size` pixels a side, of an image of `height` x `width`.
 
-    Args:
-        protocol: `"whole"`: the image itself (`size` is ignored). `"grid"`: evenly spaced crops that cover the image,
-            or `count` of them. `"corners"`: four corners and the centre. `"random"`: `count` places drawn from `seed`.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        size: Side of a crop, in pixels.
-        count: Number of crops.
-        seed: For `"random"`, whatever `numpy.random.default_rng` takes.
-
-    Raises:
-        ValueError: Unknown protocol, a crop larger than the image, or random crops without a count.
+    The protocols are `"whole"`: the image itself (`size` is ignored); `"grid"`: evenly spaced crops that cover it, or
+    `count` of them; `"corners"`: four corners and the centre; `"random"`: `count` places drawn from `seed`, whatever
+    `numpy.random.default_rng` takes. A crop larger than the image, or random crops without a count, raise ValueError.
     """
     check_choice(PROTOCOLS, protocol=protocol)
     if protocol == "whole":
@@ -84,17 +76,13 @@ def crop_places(protocol: str, height: int, width: int, size: int, count: int = 
 
 
 class Crops(View):
-    """A data set seen through crops of its images.
+    """A data set of pairs or triplets seen through crops of its images.
 
     Training draws from everywhere under protocol `"random"`, else one of the protocol's crops; the draw depends on
     seed, epoch and index alone. Evaluation sees every crop of the protocol, neither flipped nor turned.
 
     Args:
-        dataset: Pairs or triplets.
-        protocol: See `crop_places`.
-        size: Side of a crop in pixels.
-        count: Number of crops.
-        seed: For the draws.
+        protocol, size, count: See `crop_places`.
         draws: Different crops of an image in a training step, `(draws, 3, size, size)`; 0: one, `(3, size, size)`.
         flip: Mirror all images of a record, with probability one half: `"horizontal"`, `"vertical"`, `"both"` (each
             independently) or `"none"`.
@@ -223,14 +211,12 @@ class WithScores(Vectors):
 class FixedFeatures(View):
     """A data set seen through fixed crops and a frozen backbone: for each image, the maps of `model.extract`.
 
-    The draws and so the results are those of the crops. The maps are kept in the cache folder, one file per image,
-    under a key of the backbone's weights and the crops. The model is moved to the best device.
+    The draws and so the results are those of the crops, by a fixed protocol, neither flipped nor turned. The maps are
+    kept in the cache folder, one file per image, under a key of the backbone's weights and the crops.
 
-    Args:
-        crops: Crops by a fixed protocol, neither flipped nor turned.
-        model: Has `extract(images) -> list of maps` and a frozen `backbone`. If that is a `ModuleDict` of backbones,
-            each makes one of the maps; they are kept apart, and models share those of a backbone that both have.
-        max_batch: Crops of an image that go through the backbone at a time.
+    The model has `extract(images) -> list of maps` and a frozen `backbone`. If that is a `ModuleDict` of backbones,
+    each makes one of the maps; they are kept apart, and models share those of a backbone that both have. The model is
+    moved to the best device; `max_batch` crops of an image go through the backbone at a time.
     """
 
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
@@ -265,7 +251,11 @@ class FixedFeatures(View):
         Image by image: a batch shared with another image would change a convolution's last bits.
         """
         extract = getattr(part.eval(), "extract", lambda images: [part(images)])
-        folder = self._folder(part)
+        backbone = getattr(part, "backbone", part)
+        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
+        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
+        key = repr((seen, (type(part).__qualname__, repr(backbone), state)))
+        folder = cache_dir() / "features" / hashlib.sha256(key.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         files = {path: folder / f"{file_key(path)}.safetensors" for path in self.dataset.paths()}
         for digits in SystemRandom().sample(_SHARES, len(_SHARES)):
@@ -279,14 +269,6 @@ class FixedFeatures(View):
                         save_file({f"map{i}": scale for i, scale in maps}, temporary)
         kept = {path: load_file(file) for path, file in progress(files.items(), "reading features")}
         return {path: [maps[f"map{i}"] for i in range(len(maps))] for path, maps in kept.items()}
-
-    def _folder(self, part: nn.Module) -> Path:
-        """The cache folder of this backbone under these crops."""
-        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
-        backbone = getattr(part, "backbone", part)
-        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
-        seen_by = type(part).__qualname__, repr(backbone), state
-        return cache_dir() / "features" / hashlib.sha256(repr((seen, seen_by)).encode()).hexdigest()[:16]
 
 
 def first_tensor(item: Tensor | list) -> Tensor:

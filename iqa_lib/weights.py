@@ -63,16 +63,11 @@ class Weights:
         return asdict(self)
 
 
-# Finding and fetching
-
-
 def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
     """The file of a network's weights, None if random, and what they are; never random unasked.
 
-    Args:
-        network: One of `URLS`, or a full timm tag, else ValueError.
-        weights: `"hub"` (the local cache, or downloaded into it), `"packaged"`, `"auto"` (the hub, then the package if
-            the network is `PACKAGED`), `"random"`, or the path of a file.
+    A `network` is one of `URLS`, or a full timm tag, else ValueError. The weights are `"hub"` (the local cache, or
+    downloaded into it), `"packaged"`, `"auto"` (the hub, then the package for `PACKAGED`), `"random"`, or a path.
     """
     if network not in URLS:
         check_tag(network)
@@ -91,9 +86,8 @@ def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | Non
     else:
         source, file = "file", Path(weights)
     if not file.is_file():
-        raise WeightsError(
-            f"weights: got '{file}', which is not a file, expected auto, hub, packaged, random or a path"
-        )
+        expected = "auto, hub, packaged, random or a path"
+        raise WeightsError(f"weights: got '{file}', which is not a file, expected {expected}")
     return file, Weights(network, source, file.name, sha256(file))
 
 
@@ -102,9 +96,8 @@ def check_tag(network: str) -> None:
     import timm
 
     if network not in timm.list_pretrained():
-        raise ValueError(
-            f"backbone: got {network!r}, expected a full timm tag such as 'resnet50.a1_in1k' or {PACKAGED!r}"
-        )
+        expected = f"a full timm tag such as 'resnet50.a1_in1k' or {PACKAGED!r}"
+        raise ValueError(f"backbone: got {network!r}, expected {expected}")
 
 
 def cached_file(network: str) -> Path:
@@ -175,9 +168,6 @@ def _not_found(network: str, reason: str) -> WeightsError:
     )
 
 
-# Reading and loading
-
-
 def read_checkpoint(path: Path | str, key: str) -> dict[str, Tensor]:
     """The state dict that a torch file holds under `key`, or is if it has no such key; `module.` is dropped."""
     return tensors_under(read_content(path, key), key, path)
@@ -204,10 +194,9 @@ def read_content(path: Path | str, key: str) -> dict:
     except Exception as error:  # a damaged file fails in many ways
         if not isinstance(error, pickle.UnpicklingError) or "unsupported global" not in str(error).lower():
             raise WeightsError(f"{path} cannot be read ({error}): download or copy the file again") from error
-        raise WeightsError(
-            f"{path} holds objects beside tensors that could run code when read: if you trust it, keep "
-            f"its weights by torch.save(torch.load(path, weights_only=False)[{key!r}], new_path), and give that file"
-        ) from error
+        got = f"{path} holds objects beside tensors that could run code when read"
+        todo = f"keep its weights by torch.save(torch.load(path, weights_only=False)[{key!r}], new_path)"
+        raise WeightsError(f"{got}: if you trust it, {todo}, and give that file") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, expected a dict with {key!r}, or a state dict")
     return content
@@ -225,17 +214,12 @@ def load_complete(model: nn.Module, state: Mapping[str, Tensor], path: Path | st
     own = model.state_dict()
     problems = [f"lacks {key}" for key in own if key not in state and not key.startswith(tuple(absent))]
     problems += [f"has {key}, which this network does not have" for key in state if key not in own]
-    problems += [
-        f"has {key} {tuple(state[key].shape)}, expected {tuple(tensor.shape)}"
-        for key, tensor in own.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
+    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
+    problems += [f"has {key} {got}, expected {expected}" for key, (got, expected) in shapes.items() if got != expected]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(
-            f"{path} does not fit {type(model).__name__}: it {'; it '.join(problems[:3])}{more}: give a file of "
-            "exactly this network, or the constructor's options that it was trained with"
-        )
+        todo = "give a file of exactly this network, or the constructor's options that it was trained with"
+        raise WeightsError(f"{path} does not fit {type(model).__name__}: it {'; it '.join(problems[:3])}{more}: {todo}")
     model.load_state_dict({key: state.get(key, tensor) for key, tensor in own.items()})
 
 
