@@ -1,16 +1,18 @@
-"""Notebooks as a user runs them: by papermill, on data in the true layouts."""
+"""Notebooks by the papers' own parameters, on data in the true layouts: one by papermill, as a user runs them, and the
+others cell by cell in this process, which costs no kernel."""
 
 import json
 import zlib
 
 import dataset_trees
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
 from iqa_lib.lab import runs
 from iqa_lib.lab.execute import execute
-from iqa_lib.lab.parameters import declared, read_parameters
+from iqa_lib.lab.parameters import declared, read_parameters, validate
 
 SMALL = {"row": "dry_run", "scale": "test", "weights": "random", "max_steps": 1, "max_batch": 2, "workers": 0}
 SMALL |= {"precision": "fp32", "batch_size": 2, "crop": 64, "test_crop": 64, "test_crop_count": 1}
@@ -42,11 +44,21 @@ def kadid10k(root):
     dataset_trees.write(root / "dmos.csv", "\n".join(lines) + "\n")
 
 
-def run_paper(notebook, tmp_path, trees, **changed):
+def run_cells(notebook, _output, parameters):
+    """The notebook's cells one after another, as papermill runs them: the parameters follow their tagged cell."""
+    validate(notebook, parameters)
+    namespace = {}
+    for number, cell in enumerate(nbformat.read(runs.repo_root() / f"notebooks/{notebook}.ipynb", 4).cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{notebook}, cell {number}", "exec"), namespace)
+            namespace |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
+
+
+def run_paper(notebook, tmp_path, trees, run=run_cells, **changed):
     """Run a notebook by its `paper.yaml`, cut to a step; gives the record."""
     parameters = read_parameters(runs.repo_root() / f"params/{notebook}/paper.yaml")
     parameters |= {name: value for name, value in SMALL.items() if name in declared(notebook)}
-    execute(notebook, tmp_path / "out.ipynb", parameters | {"data_root": str(trees)} | changed)
+    run(notebook, tmp_path / "out.ipynb", parameters | {"data_root": str(trees)} | changed)
     return json.loads((runs.repo_root() / f"outputs/test/{notebook}/dry_run/seed0/run.json").read_text())
 
 
@@ -55,7 +67,7 @@ def test_the_papers_configuration_of_prfnet_takes_a_step(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_trees, "PNG", dataset_trees.encoded((64, 64)))
     for name in ("clic", "bapps", "pieapp"):
         getattr(dataset_trees, name)(tmp_path / "data" / name)
-    record = run_paper("03_prfnet", tmp_path, tmp_path / "data", accumulate=2)
+    record = run_paper("03_prfnet", tmp_path, tmp_path / "data", run=execute, accumulate=2)
     assert record["weights"] == {"network": "res2net50_26w_4s.in1k", "source": "random", "file": "", "sha256": ""}
     assert {name: step["steps"] for name, step in record["steps"].items()} == {"step 1": 1, "step 2": 1}
     assert record["data"]["fine"]["name"] == "bapps+pieapp"
