@@ -1,4 +1,9 @@
-"""The command `python -m iqa_lib.score`. Imports torch only once there is something to score."""
+"""Score images of your own: `python -m iqa_lib.score REF DIST [--metric ssim]`.
+
+REF and DIST are two images, or two folders whose images have the same names, or one reference and a folder; or REF
+alone is a CSV with columns reference,distorted. With a third image B, or a CSV with columns reference,a,b, the answer
+is which of DIST and B is closer to REF. Exit status: 0 all scored, 1 something could not be scored, 2 wrong usage.
+"""
 
 import argparse
 import sys
@@ -13,13 +18,6 @@ from iqa_lib.weights import WeightsError
 
 if TYPE_CHECKING:
     from iqa_lib.lab.scoring import Metric
-
-DESCRIPTION = """Score images of your own: `python -m iqa_lib.score REF DIST [--metric ssim]`.
-
-REF and DIST are two images, or two folders whose images have the same names, or one reference and a folder; or REF
-alone is a CSV with columns reference,distorted. With a third image B, or a CSV with columns reference,a,b, the answer
-is which of DIST and B is closer to REF. Exit status: 0 all scored, 1 something could not be scored, 2 wrong usage.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m iqa_lib.score", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m iqa_lib.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reference", nargs="?", metavar="REF", help="an image, a folder, or a CSV of pairs")
     parser.add_argument("distorted", nargs="?", metavar="DIST", help="an image or a folder")
@@ -59,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from iqa_lib.lab import scoring
+    from iqa_lib.lab import scoring  # imports torch
 
     pairs = _pairs(given)
     options = {name: yaml.safe_load(value) for name, _, value in (option.partition("=") for option in given.option)}
@@ -73,13 +71,13 @@ def _run(given: argparse.Namespace) -> int:
 def _pairs(given: argparse.Namespace) -> pd.DataFrame:
     """What is to be scored, one row a pair or triplet."""
     if given.b:
-        return pd.DataFrame([(given.reference, given.distorted, given.b)], columns=["reference", "a", "b"])
+        return pd.DataFrame([(given.reference, given.distorted, given.b)], columns=batches.TRIPLET)
     if not given.distorted:
         return batches.pairs_of_csv(given.reference)
     if not Path(given.distorted).is_dir():
-        return pd.DataFrame([(given.reference, given.distorted)], columns=["reference", "distorted"])
+        return pd.DataFrame([(given.reference, given.distorted)], columns=batches.PAIR)
     for folder in (given.reference, given.distorted):
-        if Path(folder).is_dir() and (others := batches.left_out(folder)):
+        if Path(folder).is_dir() and (others := batches.files_of(folder, images=False)):
             print(f"left out, not images by their endings: {', '.join(map(str, others))}", file=sys.stderr)
     return batches.pairs_of_folders(given.reference, given.distorted)
 

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from textwrap import dedent
 
 import pandas as pd
@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib import evaluation, plots, training
-from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset
-from iqa_lib.lab.parameters import ParameterError
+from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
 from iqa_lib.views import Crops, FixedFeatures
@@ -43,9 +42,8 @@ def views_of(sides: Mapping[str, IQADataset], *, train: dict, test: dict, seed: 
 
 def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int = 32) -> dict:
     """The views, but kept features of the frozen backbone instead of crops that never vary."""
-    return {
-        side: FixedFeatures(view, model, max_batch=max_batch) if view.fixed else view for side, view in views.items()
-    }
+    fixed = {side: view for side, view in views.items() if view.fixed}
+    return views | {side: FixedFeatures(view, model, max_batch=max_batch) for side, view in fixed.items()}
 
 
 def shapes(model: nn.Module, view: IQADataset | Crops, title: str = "shape for one test crop") -> pd.DataFrame:
@@ -74,9 +72,7 @@ def check_learnt(run: Run, estimate: Estimate | None = None, floor: float = 0.0)
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
     """All agreements of predictions, `answers[side][method]`, named as in the run's record.
 
-    Args:
-        answers: Predictions by side and method.
-        signs: -1 for methods whose lower score is better.
+    `signs` holds -1 for methods whose lower score is better.
     """
     return {
         f"{measure} {method}{'' if side == 'test' else f' {side}'}": estimate
@@ -88,11 +84,9 @@ def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mappi
 
 def accuracies_of(answers: Mapping[str, pd.DataFrame], ties: str = "a", **options) -> dict[str, Estimate]:
     """2AFC accuracy of each method, named as in the run's record; `ties` and options as in `two_afc_accuracy`."""
-    measure = "accuracy_devkit" if options else "accuracy"
+    name, options = "accuracy_devkit" if options else "accuracy", options | {"ties": ties}
     return {
-        f"{measure} {method}": two_afc_accuracy(
-            table.prediction, table.target, table.reference_id, ties=ties, **options
-        )
+        f"{name} {method}": two_afc_accuracy(table.prediction, table.target, table.reference_id, **options)
         for method, table in answers.items()
     }
 
@@ -108,18 +102,6 @@ def estimate_table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
     cells = [(*name.split(" ", 1), f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]") for name, e in estimates.items()]
     table = pd.DataFrame(cells, columns=["agreement", "method", "value"])
     return table.pivot(index="method", columns="agreement", values="value")[table.agreement.unique()]
-
-
-def metric_names(metrics: str, auto: Sequence[str] = ()) -> list[str]:
-    """The names in a parameter such as `"psnr, ssim"`; under `"auto"` those of `auto`.
-
-    Raises:
-        ParameterError: A name is not one of `iqa_lib.baselines.BASELINES`.
-    """
-    names = list(auto) if metrics == "auto" else [name.strip() for name in metrics.split(",")]
-    if unknown := sorted(set(names) - set(BASELINES)):
-        raise ParameterError(f"metrics: got {', '.join(unknown)}, expected names among {', '.join(BASELINES)}")
-    return names
 
 
 def report(run: Run, estimates: Mapping[str, Estimate], measure: str, dataset: IQADataset) -> Figure:

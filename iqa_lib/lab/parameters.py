@@ -67,8 +67,7 @@ class Parameter:
 def declared(notebook: str) -> dict[str, Parameter]:
     """The parameters that `notebooks/<notebook>.ipynb` declares, by name, in its order.
 
-    Raises:
-        ParameterError: A mark cannot be read, or a default is not among what it allows.
+    A mark that cannot be read, or that excludes the default, raises ParameterError.
     """
     cells = json.loads((repo_root() / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
@@ -104,8 +103,7 @@ def _declaration(name: str, kind: type, default: object, text: str) -> Parameter
 def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     """All parameters of a notebook (such as `"03_prfnet"`) in its order: the values given, the others' defaults.
 
-    Raises:
-        ParameterError: Lists everything that is wrong with the values.
+    Wrong values raise one ParameterError that lists everything.
     """
     known, wrong = declared(notebook), []
     for name in sorted(set(values) - set(known)):

@@ -18,6 +18,7 @@ RECORD = "run.json"
 NOTEBOOK = "run.ipynb"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.csv"
+FIGURES = "figures"
 FAILED = "failed.txt"
 
 
@@ -43,11 +44,7 @@ def located(named: Path | str) -> Path:
 
 
 def read(run_folder: Path | str) -> dict:
-    """A run's record.
-
-    Raises:
-        ValueError: The folder holds none, or a damaged one.
-    """
+    """A run's record; ValueError if the folder holds none, or a damaged one."""
     file = located(run_folder) / RECORD
     if not file.is_file():
         wanted = folder("<scale>", "<notebook>/<row>", "<k>")
@@ -71,14 +68,9 @@ def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
     return table[table.side == side].reset_index(drop=True) if side and "side" in table else table
 
 
-def figure(run_folder: Path, name: str) -> Path:
-    """Where a run's figure of that name is."""
-    return run_folder / "figures" / f"{name}.png"
-
-
 def figures(run_folder: Path) -> dict[str, Path]:
     """A run's figures by name."""
-    return {file.stem: file for file in sorted(figure(run_folder, "x").parent.glob("*.png"))}
+    return {file.stem: file for file in sorted((run_folder / FIGURES).glob("*.png"))}
 
 
 def failure(scale: str, run: str) -> str:
