@@ -8,16 +8,12 @@ is which of DIST and B is closer to REF. Exit status: 0 all scored, 1 something 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import yaml
 
 from iqa_lib.lab import batches, networks
 from iqa_lib.weights import WeightsError
-
-if TYPE_CHECKING:
-    from iqa_lib.lab.scoring import Metric
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
+    """Print one score, or write a table to a file or, as CSV, to the screen; returns the exit status."""
     from iqa_lib.lab import scoring  # imports torch
 
     pairs = _pairs(given)
@@ -65,7 +62,20 @@ def _run(given: argparse.Namespace) -> int:
     if given.distorted and len(pairs) == 1 and not given.csv:
         print((metric.prefer if "b" in pairs else metric.score)(*pairs.iloc[0]))
         return 0
-    return _run_table(pairs, metric, given.csv)
+    rows = []
+    try:
+        for row in batches.score_table(pairs, metric):
+            rows.append(row)
+    finally:  # if the user interrupts it, the rows so far are written
+        if given.csv and rows:
+            batches.write_table(rows, given.csv)
+    if not given.csv:
+        print(pd.DataFrame(rows).to_csv(index=False), end="")
+    failed = [row["error"] for row in rows if row["error"]]
+    print(f"{len(rows) - len(failed)} of {len(rows)} scored: {metric.meaning}", file=sys.stderr)
+    for error in failed:
+        print(f"not scored: {error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _pairs(given: argparse.Namespace) -> pd.DataFrame:
@@ -80,21 +90,3 @@ def _pairs(given: argparse.Namespace) -> pd.DataFrame:
         if Path(folder).is_dir() and (others := batches.files_of(folder, images=False)):
             print(f"left out, not images by their endings: {', '.join(map(str, others))}", file=sys.stderr)
     return batches.pairs_of_folders(given.reference, given.distorted)
-
-
-def _run_table(pairs: pd.DataFrame, metric: "Metric", file: Path | None) -> int:
-    """Score a table to a file or, as CSV, to the screen; if the user interrupts it, the rows so far are written."""
-    rows = []
-    try:
-        for row in batches.score_table(pairs, metric):
-            rows.append(row)
-    finally:
-        if file and rows:
-            batches.write_table(rows, file)
-    if not file:
-        print(pd.DataFrame(rows).to_csv(index=False), end="")
-    failed = [row["error"] for row in rows if row["error"]]
-    print(f"{len(rows) - len(failed)} of {len(rows)} scored: {metric.meaning}", file=sys.stderr)
-    for error in failed:
-        print(f"not scored: {error}", file=sys.stderr)
-    return 1 if failed else 0

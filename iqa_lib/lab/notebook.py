@@ -70,10 +70,7 @@ def check_learnt(run: Run, estimate: Estimate | None = None, floor: float = 0.0)
 
 
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
-    """All agreements of predictions, `answers[side][method]`, named as in the run's record.
-
-    `signs` holds -1 for methods whose lower score is better.
-    """
+    """All agreements of `answers[side][method]`, named as in the run's record; `signs`: -1 where lower is better."""
     return {
         f"{measure} {method}{'' if side == 'test' else f' {side}'}": estimate
         for side, tables in answers.items()
@@ -84,9 +81,9 @@ def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mappi
 
 def accuracies_of(answers: Mapping[str, pd.DataFrame], ties: str = "a", **options) -> dict[str, Estimate]:
     """2AFC accuracy of each method, named as in the run's record; `ties` and options as in `two_afc_accuracy`."""
-    name, options = "accuracy_devkit" if options else "accuracy", options | {"ties": ties}
+    measure, options = "accuracy_devkit" if options else "accuracy", options | {"ties": ties}
     return {
-        f"{name} {method}": two_afc_accuracy(table.prediction, table.target, table.reference_id, **options)
+        f"{measure} {method}": two_afc_accuracy(table.prediction, table.target, table.reference_id, **options)
         for method, table in answers.items()
     }
 
@@ -108,11 +105,8 @@ def report(run: Run, estimates: Mapping[str, Estimate], measure: str, dataset: I
     """Print all estimates, and draw those of one measure on the test side with their intervals."""
     for name, estimate in estimates.items():
         print(f"{name:28s} {estimate}")
-    shown = {
-        name.removeprefix(f"{measure} "): estimate
-        for name, estimate in estimates.items()
-        if name.startswith(f"{measure} ") and not name.endswith(" cross")
-    }
+    named = [(*name.split(" ", 1), estimate) for name, estimate in estimates.items()]
+    shown = {method: estimate for kind, method, estimate in named if kind == measure and not method.endswith(" cross")}
     title, chance = f"{MEASURES[measure]}, {dataset.name} set, {len(dataset)} records", {"accuracy": 0.5}.get(measure)
     return run.save_figure(plots.metrics(shown, title, f"{MEASURES[measure]} (higher is better)", chance), measure)
 

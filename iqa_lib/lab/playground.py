@@ -35,7 +35,6 @@ from iqa_lib.models import CFANet
 gc.freeze()
 
 KINDS = {kind.name: kind.number for kind in DISTORTIONS}
-
 MAPS = {
     "score": ("quality f of each place", "score (higher is better)"),
     "weight": ("attention w: what counts", "w, in units of its mean"),
@@ -65,7 +64,7 @@ class Playground:
         self.others = [scoring.load(folder) for folder in others]
         sources = references("", scenes)
         self.images = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
-        self._distorted = lru_cache(maxsize=32)(self._distort)
+        self.distorted = lru_cache(maxsize=32)(self._distort)
         self._features = lru_cache(maxsize=4)(self._extract)
         self._seen = lru_cache(maxsize=32)(self._look)
 
@@ -77,18 +76,16 @@ class Playground:
         pixels = from_pil(image, name, srgb=True).permute(1, 2, 0).numpy()
         size = SIZE if pixels.shape[1] >= pixels.shape[0] else SIZE[::-1]
         self.images[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
-        for kept in (self._distorted, self._features, self._seen):
+        for kept in (self.distorted, self._features, self._seen):
             kept.cache_clear()
         return name
 
-    def distorted(self, reference: str, setting: Setting) -> np.ndarray:
-        """A distorted reference; random distortions hit the same places at every level."""
-        return self.images[reference] if setting[1] == 0 else self._distorted(reference, setting)
-
     def _distort(self, reference: str, setting: Setting) -> np.ndarray:
+        """A distorted reference; random distortions hit the same places at every level."""
         kind, level = setting
         check_choice(KINDS, kind=kind)
-        return distort(self.images[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
+        image, number = self.images[reference], KINDS[kind]
+        return distort(image, number, level, np.random.default_rng(number)) if level else image
 
     def _tensors(self, *images: np.ndarray) -> list[Tensor]:
         return to_device([torch.tensor(image).permute(2, 0, 1)[None] for image in images], device_of(self.network))
@@ -194,14 +191,10 @@ def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]
     return found[:most]
 
 
-# Runs
-
-
 def run_tables(folder: Path | str, mistakes: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A run's metrics with their intervals, and its worst predictions: by rank for scores, by value for preferences."""
-    record, predictions = records.read(folder), records.predictions(folder)
-    metrics = pd.DataFrame(record["metrics"]).T
-    metrics = metrics.rename_axis("metric") if len(metrics) else pd.DataFrame(index=pd.Index([], name="metric"))
+    metrics = pd.DataFrame(records.read(folder)["metrics"]).T.rename_axis("metric")
+    predictions = records.predictions(folder)
     if not {"prediction", "target"} <= set(predictions):
         return metrics, predictions.head(0)
     return metrics, predictions.loc[worst_mistakes(predictions, mistakes)]
@@ -229,9 +222,6 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
     _follow(show, status, drawn)
     _follow(open_run, status, run)
     return widgets.VBox([run, status, metrics, drawn, image, worst])
-
-
-# Widgets
 
 
 def _kind(value: str, name: str = "distortion") -> widgets.SelectionSlider:

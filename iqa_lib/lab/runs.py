@@ -33,7 +33,6 @@ from iqa_lib.training import Fit, Task, fit, lower, peak_memory, save_weights
 from iqa_lib.weights import Weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
-
 FROM_PARAMETERS = ("batch_size", "accumulate", "precision", "workers", "save_every", "max_steps")
 
 
@@ -98,13 +97,10 @@ class Run:
 
     def other_predictions(self, dataset: IQADataset, side: str) -> dict[str, pd.DataFrame]:
         """Predictions on exactly these records, a run's `side`, by the notebook's other rows of this scale and seed."""
-        found = {}
-        for folder in records.finished(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"]):
-            record = records.read(folder)
-            same = record["data"].get(side, {}).get("fingerprint") == dataset.fingerprint()
-            if same and folder != self.folder:
-                found[record["parameters"]["row"]] = records.predictions(folder, side)
-        return found
+        rows = records.read_all(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"])
+        others, seen = [row for row in rows if row["folder"] != self.folder], dataset.fingerprint()
+        same = [row for row in others if row["data"].get(side, {}).get("fingerprint") == seen]
+        return {row["parameters"]["row"]: records.predictions(row["folder"], side) for row in same}
 
     def finish(
         self,

@@ -175,20 +175,11 @@ def load(
     return _of_authors(name, Path(checkpoint), device, options)
 
 
-# Where metrics come from
+class Loose(list):
+    """Records' images in memory: what `Crops` needs of a data set."""
 
-
-@dataclass
-class Loose:
-    """One record's images in memory: what `Crops` needs of a data set."""
-
-    images: Sequence[Tensor]
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, _index: int) -> tuple[Tensor, ...]:
-        return *self.images, torch.tensor(math.nan)
+    def read(self, index: int) -> tuple[Tensor, ...]:
+        return *self[index], torch.tensor(math.nan)
 
 
 def _of_baseline(name: str, weights: PathLike | None, device: torch.device | str) -> Metric:
@@ -202,8 +193,7 @@ def _of_baseline(name: str, weights: PathLike | None, device: torch.device | str
 
 
 def _of_authors(name: str, path: Path, device: torch.device | str, options: dict) -> Metric:
-    model = getattr(models, NETWORKS[name].model).from_author_checkpoint(path, **options)
-    model = to_device(model, device).eval()
+    model = to_device(getattr(models, NETWORKS[name].model).from_author_checkpoint(path, **options), device).eval()
     views = {"protocol": "whole"} if name == "topiq-fr" else {"protocol": "grid", "size": 224, "count": 0}
     if name == "iqa-tmfm":
         views["size"] = model.crop
@@ -266,7 +256,7 @@ def _of_model(
                 f"{name} takes crops of {size} px: got images of {width}x{height}, expected sides of at least {size}: "
                 "enlarge all of them first"
             )
-        outputs = crop_outputs(network, Crops(Loose(images), **views), **options)
+        outputs = crop_outputs(network, Crops(Loose([images]), **views), **options)
         if not triplets:
             return mean_outputs(outputs).item()
         if not isinstance(network, IQATMFM):

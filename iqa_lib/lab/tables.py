@@ -125,8 +125,7 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
     """A table's parts by heading: a note, and the lines as text."""
     table = specifications()[name]
     if "counts" in table:
-        note = "Found: records under `data/`, see `python -m iqa_lib.data`."
-        return {table["title"]: (note, counts(table))}
+        return {table["title"]: ("Found: records under `data/`, see `python -m iqa_lib.data`.", counts(table))}
     lines = comparison(table, scale)
     demo = lines[lines.ours.notna()].column.str.contains("demo").any()
     shown = {table["title"]: ("\n\n".join([table["note"], *([DEMO_WARNING] if demo else [])]), _wide(lines))}
@@ -180,10 +179,7 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
 
 
 def _seen_by(row: dict, column: dict) -> dict:
-    """A column with the side of the runs that it is measured on, and `key`, its number's name in their records.
-
-    A row may name a side and a split of its own.
-    """
+    """A column on the side and split that a row may name of its own, and `key`, its number's name in run records."""
     column = {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
     side = "" if column["side"] == "test" else f" {column['side']}"
     return column | {"key": f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"}
@@ -209,22 +205,21 @@ def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
     ours, whole = ({r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full))
     found = []
     for seed in sorted(ours.keys() & whole.keys()):
-        estimates = [_recomputed(*one, column, scale) for one in ((row, ours[seed]), (full, whole[seed]))]
+        estimates = [_recomputed(*one, column) for one in ((row, ours[seed]), (full, whole[seed]))]
         images = {record["data"][column.get("side", "test")]["fingerprint"] for record in (ours[seed], whole[seed])}
         if None not in estimates and len(images) == 1:
             found.append(paired_difference(*estimates).as_dict())
     return found
 
 
-def _recomputed(row: dict, record: dict, column: dict, scale: str) -> Estimate | None:
+def _recomputed(row: dict, record: dict, column: dict) -> Estimate | None:
     """A cell's number computed again from the predictions; None if these do not give the recorded value."""
     column = _seen_by(row, column)
     recorded = record["metrics"].get(column["key"])
     if recorded is None or not _tested_on(record, column):
         return None
-    folder = records.path(scale, row["run"], record["parameters"]["seed"])
-    changed = (folder / records.PREDICTIONS).stat().st_mtime_ns
-    found = _estimate(folder, changed, column["side"], column["metric"])
+    changed = (record["folder"] / records.PREDICTIONS).stat().st_mtime_ns
+    found = _estimate(record["folder"], changed, column["side"], column["metric"])
     return found if found is not None and abs(found.value - recorded["value"]) < 1e-4 else None
 
 
@@ -243,7 +238,7 @@ def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
         record = next((record for record in records.read_all(scale, run) if _tested_on(record, column)), None)
         if record is None:
             return {}, "not run"
-        tables.append(records.predictions(records.path(scale, run, record["parameters"]["seed"]), side))
+        tables.append(records.predictions(record["folder"], side))
         images.add(record["data"][side]["fingerprint"])
     if len(images) > 1:
         return {}, "the runs were tested on different records"
