@@ -19,12 +19,10 @@ from iqa_lib.views import Crops, crop_places
 
 
 class ReleasedCrops(Crops):
-    """Crops as the released code draws them.
+    """Crops with the settings of `crops`, the data set among them, as the released code draws them.
 
-    Args:
-        crops: The settings, the data set among them.
-        averaged: Above 1: a training step sees the pixel by pixel mean of this many random crops, float in [0, 1].
-        last_place: False: random crops never touch the last row or column, so images must be larger than a crop.
+    `averaged` above 1: a training step sees the pixel by pixel mean of so many random crops, float in [0, 1]. Without
+    `last_place` random crops never touch the last row or column, so images must be larger than a crop.
     """
 
     def __init__(self, crops: Crops, *, averaged: int = 1, last_place: bool = True):

@@ -23,8 +23,7 @@ PAIR, TRIPLET = ["reference", "distorted"], ["reference", "a", "b"]
 def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFrame:
     """Each image of a folder beside the one of the same name, whatever its ending, in the other, or beside one file.
 
-    Raises:
-        ValueError: Images have no partner, or two have one name; lists them.
+    Images without a partner, or two of one name, raise a ValueError that lists them.
     """
     reference, found = Path(reference), _images(Path(distorted))
     partners = dict.fromkeys(found, reference) if reference.is_file() else _images(reference)
@@ -36,17 +35,10 @@ def pairs_of_folders(reference: Path | str, distorted: Path | str) -> pd.DataFra
     return pd.DataFrame([(str(partners[name]), str(path)) for name, path in found.items()], columns=PAIR)
 
 
-def left_out(folder: Path | str) -> list[Path]:
-    """A folder's files, except hidden ones, that are not images by their endings."""
-    return _files(Path(folder), images=False)
-
-
 def pairs_of_csv(file: Path | str) -> pd.DataFrame:
     """A CSV with columns `reference,distorted`, or `reference,a,b` for triplets; paths are relative to its folder.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a CSV, or columns or cells are missing; the message names them.
+    What is not a CSV, or lacks columns or cells, raises a ValueError that names them; a missing one FileNotFoundError.
     """
     file = Path(file)
     try:
@@ -70,12 +62,10 @@ def pairs_of_csv(file: Path | str) -> pd.DataFrame:
 def score_table(pairs: pd.DataFrame, metric: "Metric") -> Iterator[dict]:
     """Scores of many pairs, or preferences of many triplets, row by row, by a metric of `iqa_lib.lab.scoring.load`.
 
-    Yields:
-        The row with `score` or `p_b`; `metric`; `better`, its direction; `origin`, the code and weights behind it; and
-        `error`: empty, or why this row has NaN instead of a number. A broken image costs no other row.
+    Each row gets `score` or `p_b`; `metric`; `better`, its direction; `origin`, the code and weights behind it; and
+    `error`: empty, or why this row has NaN instead of a number. A broken image costs no other row.
     """
-    columns = TRIPLET if "b" in pairs else PAIR
-    ask, result = (metric.prefer, "p_b") if "b" in pairs else (metric.score, "score")
+    columns, result, ask = (TRIPLET, "p_b", metric.prefer) if "b" in pairs else (PAIR, "score", metric.score)
     better = "closer to 1: B" if "b" in pairs else "higher" if metric.higher_is_better else "lower"
     for row in progress(pairs[columns].to_dict("records"), f"scoring by {metric.name}"):
         value, error = math.nan, ""
@@ -99,8 +89,7 @@ def _images(folder: Path) -> dict[str, Path]:
     """A folder's images by name without ending, sorted."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder (from {Path.cwd()}): check the path")
-    files = _files(folder, images=True)
-    if not files:
+    if not (files := files_of(folder, images=True)):
         raise ValueError(f"{folder} holds no image: give a folder with files such as name.png or name.jpg")
     found = {path.stem: path for path in files}
     if len(found) < len(files):
@@ -109,9 +98,10 @@ def _images(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _files(folder: Path, images: bool) -> list[Path]:
+def files_of(folder: Path | str, images: bool) -> list[Path]:
+    """A folder's files, except hidden ones, that are images by their endings, or those that are not; sorted."""
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = (path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in files if (path.suffix.lower() in endings) == images)
 
 

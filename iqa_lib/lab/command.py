@@ -1,25 +1,19 @@
-"""The command `python -m iqa_lib.score`. Imports torch only once there is something to score."""
+"""Score images of your own: `python -m iqa_lib.score REF DIST [--metric ssim]`.
+
+REF and DIST are two images, or two folders whose images have the same names, or one reference and a folder; or REF
+alone is a CSV with columns reference,distorted. With a third image B, or a CSV with columns reference,a,b, the answer
+is which of DIST and B is closer to REF. Exit status: 0 all scored, 1 something could not be scored, 2 wrong usage.
+"""
 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import yaml
 
 from iqa_lib.lab import batches, networks
 from iqa_lib.weights import WeightsError
-
-if TYPE_CHECKING:
-    from iqa_lib.lab.scoring import Metric
-
-DESCRIPTION = """Score images of your own: `python -m iqa_lib.score REF DIST [--metric ssim]`.
-
-REF and DIST are two images, or two folders whose images have the same names, or one reference and a folder; or REF
-alone is a CSV with columns reference,distorted. With a third image B, or a CSV with columns reference,a,b, the answer
-is which of DIST and B is closer to REF. Exit status: 0 all scored, 1 something could not be scored, 2 wrong usage.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m iqa_lib.score", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m iqa_lib.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reference", nargs="?", metavar="REF", help="an image, a folder, or a CSV of pairs")
     parser.add_argument("distorted", nargs="?", metavar="DIST", help="an image or a folder")
@@ -59,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from iqa_lib.lab import scoring
+    """Print one score, or write a table to a file or, as CSV, to the screen; returns the exit status."""
+    from iqa_lib.lab import scoring  # imports torch
 
     pairs = _pairs(given)
     options = {name: yaml.safe_load(value) for name, _, value in (option.partition("=") for option in given.option)}
@@ -67,36 +62,31 @@ def _run(given: argparse.Namespace) -> int:
     if given.distorted and len(pairs) == 1 and not given.csv:
         print((metric.prefer if "b" in pairs else metric.score)(*pairs.iloc[0]))
         return 0
-    return _run_table(pairs, metric, given.csv)
-
-
-def _pairs(given: argparse.Namespace) -> pd.DataFrame:
-    """What is to be scored, one row a pair or triplet."""
-    if given.b:
-        return pd.DataFrame([(given.reference, given.distorted, given.b)], columns=["reference", "a", "b"])
-    if not given.distorted:
-        return batches.pairs_of_csv(given.reference)
-    if not Path(given.distorted).is_dir():
-        return pd.DataFrame([(given.reference, given.distorted)], columns=["reference", "distorted"])
-    for folder in (given.reference, given.distorted):
-        if Path(folder).is_dir() and (others := batches.left_out(folder)):
-            print(f"left out, not images by their endings: {', '.join(map(str, others))}", file=sys.stderr)
-    return batches.pairs_of_folders(given.reference, given.distorted)
-
-
-def _run_table(pairs: pd.DataFrame, metric: "Metric", file: Path | None) -> int:
-    """Score a table to a file or, as CSV, to the screen; if the user interrupts it, the rows so far are written."""
     rows = []
     try:
         for row in batches.score_table(pairs, metric):
             rows.append(row)
-    finally:
-        if file and rows:
-            batches.write_table(rows, file)
-    if not file:
+    finally:  # if the user interrupts it, the rows so far are written
+        if given.csv and rows:
+            batches.write_table(rows, given.csv)
+    if not given.csv:
         print(pd.DataFrame(rows).to_csv(index=False), end="")
     failed = [row["error"] for row in rows if row["error"]]
     print(f"{len(rows) - len(failed)} of {len(rows)} scored: {metric.meaning}", file=sys.stderr)
     for error in failed:
         print(f"not scored: {error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _pairs(given: argparse.Namespace) -> pd.DataFrame:
+    """What is to be scored, one row a pair or triplet."""
+    if given.b:
+        return pd.DataFrame([(given.reference, given.distorted, given.b)], columns=batches.TRIPLET)
+    if not given.distorted:
+        return batches.pairs_of_csv(given.reference)
+    if not Path(given.distorted).is_dir():
+        return pd.DataFrame([(given.reference, given.distorted)], columns=batches.PAIR)
+    for folder in (given.reference, given.distorted):
+        if Path(folder).is_dir() and (others := batches.files_of(folder, images=False)):
+            print(f"left out, not images by their endings: {', '.join(map(str, others))}", file=sys.stderr)
+    return batches.pairs_of_folders(given.reference, given.distorted)

@@ -34,9 +34,7 @@ def execute(notebook: str, output: Path | str, parameters: Mapping[str, object])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m iqa_lib.lab.execute", description="Execute a notebook with parameter files."
-    )
+    parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.execute", description=__doc__.splitlines()[0])
     parser.add_argument("notebook", help="name without ending, such as 03_prfnet")
     parser.add_argument("output", help="the executed notebook to write")
     parser.add_argument("files", nargs="*", help="YAML files of parameters; later files override earlier ones")
@@ -82,8 +80,7 @@ def one_gpu() -> Iterator[None]:
 
 def _gpus() -> list[str]:
     """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, else the machine's."""
-    seen = os.environ.get(VISIBLE)
-    if seen is not None:
+    if (seen := os.environ.get(VISIBLE)) is not None:
         return [device for device in seen.split(",") if device]
     if shutil.which("nvidia-smi") is None:
         return []

@@ -1,11 +1,13 @@
 """The metrics that can be asked for by name: this repository's networks and the baselines. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from iqa_lib import baselines
 from iqa_lib.baselines import BASELINES
+from iqa_lib.lab.parameters import ParameterError
 
 
 @dataclass(frozen=True)
@@ -30,22 +32,19 @@ NETWORKS = {
 
 def available() -> pd.DataFrame:
     """All metrics by name: direction, range, and what each still needs on this machine."""
-    own = [
-        {
-            "metric": name,
-            "better": "P(B closer)" if network.triplets else "higher",
-            "range": "0 to 1" if network.triplets else "no bounds",
-            "needs": "--checkpoint " + ("FILE of the authors, or RUN FOLDER" if network.authors else "RUN FOLDER"),
-        }
-        for name, network in NETWORKS.items()
-    ]
-    rows = [
-        {
-            "metric": name,
-            "better": "higher" if baseline.higher_is_better else "lower",
-            "range": f"{baseline.low:g} to {baseline.high:g}",
-            "needs": "nothing" if baselines.available(name) else "--checkpoint FILE, or to go online once",
-        }
-        for name, baseline in BASELINES.items()
-    ]
-    return pd.DataFrame(own + rows).set_index("metric")
+    rows = {}
+    for name, network in NETWORKS.items():
+        better, bounds = ("P(B closer)", "0 to 1") if network.triplets else ("higher", "no bounds")
+        rows[name] = better, bounds, "--checkpoint " + "FILE of the authors, or " * network.authors + "RUN FOLDER"
+    for name, baseline in BASELINES.items():
+        needs = "nothing" if baselines.available(name) else "--checkpoint FILE, or to go online once"
+        rows[name] = "higher" if baseline.higher_is_better else "lower", f"{baseline.low:g} to {baseline.high:g}", needs
+    return pd.DataFrame(rows, index=["better", "range", "needs"]).T.rename_axis("metric")
+
+
+def metric_names(metrics: str, auto: Sequence[str] = ()) -> list[str]:
+    """The names in a parameter such as `"psnr, ssim"`; under `"auto"` those of `auto`. One unknown: ParameterError."""
+    names = list(auto) if metrics == "auto" else [name.strip() for name in metrics.split(",")]
+    if unknown := sorted(set(names) - set(BASELINES)):
+        raise ParameterError(f"metrics: got {', '.join(unknown)}, expected names among {', '.join(BASELINES)}")
+    return names

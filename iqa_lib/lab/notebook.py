@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from textwrap import dedent
 
 import pandas as pd
@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib import evaluation, plots, training
-from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset
-from iqa_lib.lab.parameters import ParameterError
+from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
 from iqa_lib.views import Crops, FixedFeatures
@@ -57,9 +56,8 @@ def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, C
 
 def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int = 32) -> dict:
     """The views, but kept features of the frozen backbone instead of crops that never vary."""
-    return {
-        side: FixedFeatures(view, model, max_batch=max_batch) if view.fixed else view for side, view in views.items()
-    }
+    fixed = {side: view for side, view in views.items() if view.fixed}
+    return views | {side: FixedFeatures(view, model, max_batch=max_batch) for side, view in fixed.items()}
 
 
 def shapes(model: nn.Module, view: IQADataset | Crops, title: str = "shape for one test crop") -> pd.DataFrame:
@@ -91,12 +89,7 @@ def _whole_smoke(run: Run) -> bool:
 
 
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
-    """All agreements of predictions, `answers[side][method]`, named as in the run's record.
-
-    Args:
-        answers: Predictions by side and method.
-        signs: -1 for methods whose lower score is better.
-    """
+    """All agreements of `answers[side][method]`, named as in the run's record; `signs`: -1 where lower is better."""
     return {
         f"{measure} {method}{'' if side == 'test' else f' {side}'}": estimate
         for side, tables in answers.items()
@@ -107,11 +100,9 @@ def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mappi
 
 def accuracies_of(answers: Mapping[str, pd.DataFrame], ties: str = "a", **options) -> dict[str, Estimate]:
     """2AFC accuracy of each method, named as in the run's record; `ties` and options as in `two_afc_accuracy`."""
-    measure = "accuracy_devkit" if options else "accuracy"
+    measure, options = "accuracy_devkit" if options else "accuracy", options | {"ties": ties}
     return {
-        f"{measure} {method}": two_afc_accuracy(
-            table.prediction, table.target, table.reference_id, ties=ties, **options
-        )
+        f"{measure} {method}": two_afc_accuracy(table.prediction, table.target, table.reference_id, **options)
         for method, table in answers.items()
     }
 
@@ -129,27 +120,12 @@ def estimate_table(estimates: Mapping[str, Estimate]) -> pd.DataFrame:
     return table.pivot(index="method", columns="agreement", values="value")[table.agreement.unique()]
 
 
-def metric_names(metrics: str, auto: Sequence[str] = ()) -> list[str]:
-    """The names in a parameter such as `"psnr, ssim"`; under `"auto"` those of `auto`.
-
-    Raises:
-        ParameterError: A name is not one of `iqa_lib.baselines.BASELINES`.
-    """
-    names = list(auto) if metrics == "auto" else [name.strip() for name in metrics.split(",")]
-    if unknown := sorted(set(names) - set(BASELINES)):
-        raise ParameterError(f"metrics: got {', '.join(unknown)}, expected names among {', '.join(BASELINES)}")
-    return names
-
-
 def report(run: Run, estimates: Mapping[str, Estimate], measure: str, dataset: IQADataset) -> Figure:
     """Print all estimates, and draw those of one measure on the test side with their intervals."""
     for name, estimate in estimates.items():
         print(f"{name:28s} {estimate}")
-    shown = {
-        name.removeprefix(f"{measure} "): estimate
-        for name, estimate in estimates.items()
-        if name.startswith(f"{measure} ") and not name.endswith(" cross")
-    }
+    named = [(*name.split(" ", 1), estimate) for name, estimate in estimates.items()]
+    shown = {method: estimate for kind, method, estimate in named if kind == measure and not method.endswith(" cross")}
     title, chance = f"{MEASURES[measure]}, {dataset.name} set, {len(dataset)} records", {"accuracy": 0.5}.get(measure)
     return run.save_figure(plots.metrics(shown, title, f"{MEASURES[measure]} (higher is better)", chance), measure)
 

@@ -65,10 +65,9 @@ class Parameter:
 
 
 def declared(notebook: str) -> dict[str, Parameter]:
-    """The parameters that `notebooks/<notebook>.ipynb` declares, by name, in its order.
+    """The parameters that a notebook (such as `"03_prfnet"`) declares, by name, in its order.
 
-    Raises:
-        ParameterError: A mark cannot be read, or a default is not among what it allows.
+    A mark that cannot be read, or that excludes the default, raises ParameterError.
     """
     cells = json.loads((repo_root() / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
@@ -85,28 +84,21 @@ def declarations(source: str) -> dict[str, Parameter]:
 
 
 def _declaration(name: str, kind: type, default: object, text: str) -> Parameter:
-    choices = _CHOICES.fullmatch(text) if kind is str else None
-    bounds = _BOUNDS.fullmatch(text) if kind in (int, float) else None
-    if choices:
-        allowed = tuple(choice.strip().replace("''", "") for choice in choices[1].split("|"))
-        parameter = Parameter(name, kind, default, choices[2], allowed)
-    elif bounds:
-        parameter = Parameter(name, kind, default, bounds[3], low=float(bounds[1]), high=float(bounds[2] or "inf"))
+    limits = {}
+    if kind is str and (mark := _CHOICES.fullmatch(text)):
+        text, limits = mark[2], {"choices": tuple(choice.strip().replace("''", "") for choice in mark[1].split("|"))}
+    elif kind in (int, float) and (mark := _BOUNDS.fullmatch(text)):
+        text, limits = mark[3], {"low": float(mark[1]), "high": float(mark[2] or "inf")}
     elif text.startswith(("{", "[")):
         raise ParameterError(f"{name}: got the mark {text!r}, expected {{a | b}} for text, [low, high] for numbers")
-    else:
-        parameter = Parameter(name, kind, default, text)
+    parameter = Parameter(name, kind, default, text, **limits)
     if problem := parameter.problem(default):
         raise ParameterError(f"{name}: the default does not fit its declaration: {problem}")
     return parameter
 
 
 def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
-    """All parameters of a notebook (such as `"03_prfnet"`) in its order: the values given, the others' defaults.
-
-    Raises:
-        ParameterError: Lists everything that is wrong with the values.
-    """
+    """A notebook's parameters in its order: the values given, else defaults. ParameterError lists all wrong ones."""
     known, wrong = declared(notebook), []
     for name in sorted(set(values) - set(known)):
         meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1))

@@ -26,6 +26,7 @@ from iqa_lib.checks import check_choice
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.devices import device_of, to_device
+from iqa_lib.evaluation import worst_mistakes
 from iqa_lib.images import decoding, from_pil
 from iqa_lib.lab import records, scoring
 from iqa_lib.models import CFANet
@@ -34,8 +35,6 @@ from iqa_lib.models import CFANet
 gc.freeze()
 
 KINDS = {kind.name: kind.number for kind in DISTORTIONS}
-DPI = 80
-
 MAPS = {
     "score": ("quality f of each place", "score (higher is better)"),
     "weight": ("attention w: what counts", "w, in units of its mean"),
@@ -47,19 +46,11 @@ Setting = tuple[str, int]
 
 
 class Playground:
-    """References, metrics and the pair network of a finished run.
+    """References, baselines for the score board, and the pair network of the finished run in the folder `run`.
 
-    Args:
-        run: The run's folder.
-        metrics: Names of baselines for the score board.
-        others: Folders of further runs, also of triplet networks, that are asked which of two images they prefer.
-        scenes: Number of dead-leaves scenes among the references.
-
-    Attributes:
-        images: References by name, uint8 `(H, W, 3)`; `add` adds to them.
-
-    Raises:
-        ValueError: The run's network has no score for one image, or cannot be rebuilt.
+    `others` are folders of further runs, also of triplet networks, that are asked which of two images they prefer;
+    `scenes` is the number of dead-leaves scenes among the references. `images` holds the references by name, uint8
+    `(H, W, 3)`. A network that has no score for one image, or cannot be rebuilt, raises ValueError.
     """
 
     def __init__(
@@ -73,31 +64,28 @@ class Playground:
         self.others = [scoring.load(folder) for folder in others]
         sources = references("", scenes)
         self.images = {source.name.rpartition("-")[0] or source.name: source.render() for source in sources}
-        self._distorted = lru_cache(maxsize=32)(self._distort)
+        self.distorted = lru_cache(maxsize=32)(self._distort)
         self._features = lru_cache(maxsize=4)(self._extract)
         self._seen = lru_cache(maxsize=32)(self._look)
 
     def add(self, name: str, image: Image.Image) -> str:
         """Add an image to the references, cut to 512x384 (or 384x512), the size that the levels are made for.
 
-        Raises:
-            ValueError: It cannot be decoded, or would be misread; see `iqa_lib.images.read_image`.
+        What cannot be decoded, or would be misread, raises ValueError: see `iqa_lib.images.read_image`.
         """
         pixels = from_pil(image, name, srgb=True).permute(1, 2, 0).numpy()
         size = SIZE if pixels.shape[1] >= pixels.shape[0] else SIZE[::-1]
         self.images[name] = np.array(ImageOps.fit(Image.fromarray(pixels), size, Image.Resampling.LANCZOS))
-        for kept in (self._distorted, self._features, self._seen):
+        for kept in (self.distorted, self._features, self._seen):
             kept.cache_clear()
         return name
 
-    def distorted(self, reference: str, setting: Setting) -> np.ndarray:
-        """A distorted reference; random distortions hit the same places at every level."""
-        return self.images[reference] if setting[1] == 0 else self._distorted(reference, setting)
-
     def _distort(self, reference: str, setting: Setting) -> np.ndarray:
+        """A distorted reference; random distortions hit the same places at every level."""
         kind, level = setting
         check_choice(KINDS, kind=kind)
-        return distort(self.images[reference], KINDS[kind], level, np.random.default_rng(KINDS[kind]))
+        image, number = self.images[reference], KINDS[kind]
+        return distort(image, number, level, np.random.default_rng(number)) if level else image
 
     def _tensors(self, *images: np.ndarray) -> list[Tensor]:
         return to_device([torch.tensor(image).permute(2, 0, 1)[None] for image in images], device_of(self.network))
@@ -141,33 +129,30 @@ class Playground:
 
     def explore(self) -> widgets.Widget:
         """Sliders for reference, distortion and level; they update image, maps and score board."""
-        reference, kind, level = self._reference("coffee"), _kind("JPEG"), _level(4)
+        reference, kind, level, status = self._reference(), _kind("JPEG"), _level(4), widgets.HTML()
         upload = widgets.FileUpload(accept="image/*", description="your own", tooltip="an image of your own")
-        panel = _panel(lambda: self.pair(reference.value, (kind.value, level.value)), reference, kind, level)
 
-        def take(change: dict) -> None:
-            for file in change["new"]:
+        def take() -> None:
+            for file in upload.value:
                 with decoding(file["name"]):
                     opened = Image.open(io.BytesIO(file["content"]))
                 name = self.add(file["name"], opened)
                 reference.options, reference.value = list(self.images), name
 
-        upload.observe(_reporting(take, panel[0]), "value")
+        _follow(take, status, upload)
+        panel = _panel(lambda: self.pair(reference.value, (kind.value, level.value)), status, reference, kind, level)
         return widgets.VBox([widgets.HBox([reference, upload]), kind, level, *panel])
 
     # Two images
 
     def choice(self, reference: str, a: Setting, b: Setting) -> tuple[Figure, pd.DataFrame]:
         """Two distorted images of one reference, and which of them each metric and network prefers."""
-        original = self.images[reference]
-        images = [self.distorted(reference, setting) for setting in (a, b)]
+        original, *images = self.images[reference], self.distorted(reference, a), self.distorted(reference, b)
         titles = f"reference: {reference}", f"A: {_named(a)}", f"B: {_named(b)}"
         figure = plots.images_and_maps(dict(zip(titles, (original, *images), strict=True)))
-        scores = [self._seen(reference, setting)[0] for setting in (a, b)]
-        rows = [
-            (name, scores[0][name], scores[1][name], float(b_is_closer(judge, scores[0][name], scores[1][name])))
-            for name, judge in self._judges().items()
-        ]
+        scores = (self._seen(reference, setting)[0].values() for setting in (a, b))
+        judged = zip(self._judges().items(), *scores, strict=True)
+        rows = [(name, *pair, float(b_is_closer(judge, *pair))) for (name, judge), *pair in judged]
         rows += [(other.name, np.nan, np.nan, float(other.prefer(original, *images))) for other in self.others]
         table = pd.DataFrame(rows, columns=["metric", "score of A", "score of B", "P(B closer)"]).set_index("metric")
         chosen = np.sign(table["P(B closer)"] - 0.5).map({-1: "A", 0: "neither", 1: "B"})
@@ -175,17 +160,17 @@ class Playground:
 
     def compare(self) -> widgets.Widget:
         """Sliders for two distorted images of a reference; they update each metric's and network's preference."""
-        reference = self._reference("coffee")
+        reference = self._reference()
         pairs = (_kind("JPEG", "A"), _level(4)), (_kind("Gaussian blur", "B"), _level(3))
 
         def draw() -> tuple[Figure, pd.DataFrame]:
             return self.choice(reference.value, *((kind.value, level.value) for kind, level in pairs))
 
-        panel = _panel(draw, reference, *pairs[0], *pairs[1])
+        panel = _panel(draw, widgets.HTML(), reference, *pairs[0], *pairs[1])
         return widgets.VBox([reference, *map(widgets.HBox, pairs), *panel])
 
-    def _reference(self, name: str) -> widgets.Dropdown:
-        return widgets.Dropdown(options=list(self.images), value=name, description="reference")
+    def _reference(self) -> widgets.Dropdown:
+        return widgets.Dropdown(options=list(self.images), value="coffee", description="reference")
 
 
 def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]]:
@@ -206,30 +191,18 @@ def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]
     return found[:most]
 
 
-# Runs
-
-
-def finished_runs() -> dict[str, Path]:
-    """Folders of all finished runs by `<scale>/<notebook>/<row>/seed<k>`."""
-    return {"/".join(folder.parts[-4:]): folder for folder in records.finished()}
-
-
 def run_tables(folder: Path | str, mistakes: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A run's metrics with their intervals, and its worst predictions: by rank for scores, by value for preferences."""
-    record, predictions = records.read(folder), records.predictions(folder)
-    metrics = pd.DataFrame(record["metrics"]).T
-    metrics = metrics.rename_axis("metric") if len(metrics) else pd.DataFrame(index=pd.Index([], name="metric"))
+    metrics = pd.DataFrame(records.read(folder)["metrics"]).T.rename_axis("metric")
+    predictions = records.predictions(folder)
     if not {"prediction", "target"} <= set(predictions):
         return metrics, predictions.head(0)
-    answers = predictions[["prediction", "target"]]
-    answers = answers if "a" in predictions else answers.rank()
-    order = (answers.prediction - answers.target).abs().sort_values(ascending=False).index
-    return metrics, predictions.loc[order[:mistakes]]
+    return metrics, predictions.loc[worst_mistakes(predictions, mistakes)]
 
 
 def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
-    """Any finished run with its figures, metrics and worst mistakes."""
-    runs = finished_runs() if runs is None else runs
+    """Any finished run, or one of `runs` (folders by name), with its figures, metrics and worst mistakes."""
+    runs = {"/".join(folder.parts[-4:]): folder for folder in records.finished()} if runs is None else runs
     if not runs:
         return widgets.HTML("No finished run in outputs/ yet: execute a notebook, or <code>make reproduce</code>.")
     run = widgets.Dropdown(options=runs, description="run", layout=widgets.Layout(width="480px"))
@@ -246,12 +219,9 @@ def browse(runs: Mapping[str, Path] | None = None) -> widgets.Widget:
     def show() -> None:
         image.value = drawn.value.read_bytes() if drawn.value else b""
 
-    drawn.observe(_reporting(lambda _: show(), status), "value")
+    _follow(show, status, drawn)
     _follow(open_run, status, run)
     return widgets.VBox([run, status, metrics, drawn, image, worst])
-
-
-# Widgets
 
 
 def _kind(value: str, name: str = "distortion") -> widgets.SelectionSlider:
@@ -263,10 +233,10 @@ def _level(value: int) -> widgets.IntSlider:
     return widgets.IntSlider(value, 0, 5, description="level", continuous_update=False)
 
 
-def _panel(draw: Callable[[], tuple[Figure, pd.DataFrame]], *controls: widgets.Widget) -> list[widgets.Widget]:
+def _panel(draw: Callable[[], tuple[Figure, pd.DataFrame]], status: widgets.HTML, *controls: widgets.Widget) -> list:
     """Status, image and board: what `draw` returns, now and after every change of a control."""
     image = widgets.Image(format="png", layout=widgets.Layout(object_fit="contain", align_self="flex-start"))
-    status, board = widgets.HTML(), widgets.HTML()
+    board = widgets.HTML()
 
     def redraw() -> None:
         figure, table = draw()
@@ -276,31 +246,25 @@ def _panel(draw: Callable[[], tuple[Figure, pd.DataFrame]], *controls: widgets.W
     return [status, image, board]
 
 
-def _follow(draw: Callable[[], None], status: widgets.HTML, *controls: widgets.Widget) -> None:
-    """Draw now and after every change of a control."""
-    for control in controls:
-        control.observe(_reporting(lambda _: draw(), status), "value")
-    _reporting(lambda _: draw(), status)(None)
+def _follow(work: Callable[[], None], status: widgets.HTML, *controls: widgets.Widget) -> None:
+    """Work now and after every change of a control; `status` shows the time, or the error: it has no other place."""
 
-
-def _reporting(work: Callable[[dict | None], None], status: widgets.HTML) -> Callable[[dict | None], None]:
-    """A callback that reports its time, or its error, in `status`: a widget has no other place for it."""
-
-    def call(change: dict | None) -> None:
+    def call(_change: dict | None = None) -> None:
         started = time.perf_counter()
         try:
-            work(change)
+            work()
+            status.value = f"{time.perf_counter() - started:.2f} s"
         except (ValueError, OSError, RuntimeError) as error:
             status.value = f"<b>not possible:</b> {html.escape(str(error))}"
-        else:
-            status.value = f"{time.perf_counter() - started:.2f} s"
 
-    return call
+    for control in controls:
+        control.observe(call, "value")
+    call()
 
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
+    figure.savefig(file, format="png", dpi=80, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
 

@@ -12,23 +12,17 @@ from iqa_lib.files import repo_root
 if TYPE_CHECKING:
     import pandas as pd
 
-RECORD = "run.json"
-"""Written last: a run that has it is finished."""
-
+RECORD = "run.json"  # written last: a run that has it is finished
 NOTEBOOK = "run.ipynb"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.csv"
+FIGURES = "figures"
 FAILED = "failed.txt"
 
 
 def folder(scale: str, run: str, seed: int | str) -> Path:
     """A run's folder, relative to the repository; `run` is `<notebook>/<row>`. Takes patterns, too."""
     return Path("outputs", scale, run, f"seed{seed}")
-
-
-def path(scale: str, run: str, seed: int | str) -> Path:
-    """A run's folder, absolute."""
-    return repo_root() / folder(scale, run, seed)
 
 
 def finished(scale: str = "*", run: str = "*/*", seed: int | str = "*") -> list[Path]:
@@ -43,24 +37,20 @@ def located(named: Path | str) -> Path:
 
 
 def read(run_folder: Path | str) -> dict:
-    """A run's record.
-
-    Raises:
-        ValueError: The folder holds none, or a damaged one.
-    """
+    """A run's record, and its `folder`; ValueError if the folder holds none, or a damaged one."""
     file = located(run_folder) / RECORD
     if not file.is_file():
         wanted = folder("<scale>", "<notebook>/<row>", "<k>")
         raise ValueError(f"{run_folder} holds no {RECORD}, expected the folder of a finished run, {wanted}")
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text()) | {"folder": file.parent}
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): run the row again") from error
 
 
-def read_all(scale: str, run: str) -> list[dict]:
-    """The records of a row's finished runs, one a seed."""
-    return [read(each) for each in finished(scale, run)]
+def read_all(scale: str, run: str, seed: int | str = "*") -> list[dict]:
+    """The records of the finished runs that match; of a row, one a seed."""
+    return [read(each) for each in finished(scale, run, seed)]
 
 
 def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
@@ -71,14 +61,9 @@ def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
     return table[table.side == side].reset_index(drop=True) if side and "side" in table else table
 
 
-def figure(run_folder: Path, name: str) -> Path:
-    """Where a run's figure of that name is."""
-    return run_folder / "figures" / f"{name}.png"
-
-
 def figures(run_folder: Path) -> dict[str, Path]:
     """A run's figures by name."""
-    return {file.stem: file for file in sorted(figure(run_folder, "x").parent.glob("*.png"))}
+    return {file.stem: file for file in sorted((run_folder / FIGURES).glob("*.png"))}
 
 
 def failure(scale: str, run: str) -> str:

@@ -65,12 +65,10 @@ class Run:
         notebook's parameters of these names.
         """
         options = self.arguments_of(fit) | options
-        keys = [_task_key(task) for task in (*tasks, *([select] if select else []))]
-        key = hashlib.sha256(
-            repr((_model_key(model), keys, bool(select), inspect.getsource(improves), options)).encode()
-        )
-        key.update(f"{self.parameters['seed']}{code_fingerprint()}".encode())
-        folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key.hexdigest()[:12]}"
+        shown = [(task.data.fingerprint(), inspect.getsource(task.loss)) for task in (*tasks, select) if task]
+        decisive = _model_key(model), shown, bool(select), inspect.getsource(improves), options
+        key = hashlib.sha256(f"{decisive}{self.parameters['seed']}{code_fingerprint()}".encode()).hexdigest()
+        folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key[:12]}"
         if note and not (folder / "fit.json").exists():
             print(note)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,19 +100,16 @@ class Run:
 
     def save_figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure in the run's folder and return it for display."""
-        with atomic(records.figure(self.folder, name)) as temporary:
+        with atomic(self.folder / records.FIGURES / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=100, bbox_inches="tight")
         return figure
 
     def other_predictions(self, dataset: IQADataset, side: str) -> dict[str, pd.DataFrame]:
         """Predictions on exactly these records, a run's `side`, by the notebook's other rows of this scale and seed."""
-        found = {}
-        for folder in records.finished(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"]):
-            record = records.read(folder)
-            same = record["data"].get(side, {}).get("fingerprint") == dataset.fingerprint()
-            if same and folder != self.folder:
-                found[record["parameters"]["row"]] = records.predictions(folder, side)
-        return found
+        rows = records.read_all(self.parameters["scale"], f"{self.notebook}/*", self.parameters["seed"])
+        others, seen = [row for row in rows if row["folder"] != self.folder], dataset.fingerprint()
+        same = [row for row in others if row["data"].get(side, {}).get("fingerprint") == seen]
+        return {row["parameters"]["row"]: records.predictions(row["folder"], side) for row in same}
 
     def finish(
         self,
@@ -130,8 +125,7 @@ class Run:
             save_weights(model, self.folder / records.WEIGHTS)
         with atomic(self.folder / records.PREDICTIONS) as temporary:
             predictions.to_csv(temporary, index=False)
-        device = device_of(model)
-        several = not isinstance(weights, Weights)
+        device, several = device_of(model), not isinstance(weights, Weights)
         record = {
             "notebook": self.notebook,
             "parameters": self.parameters,
@@ -161,13 +155,13 @@ class Run:
 def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
 
-    The namespace gets the resolved values: numbers of the declared type, `precision` as it is computed here.
-
-    Raises:
-        ParameterError: A parameter is unknown, of the wrong type or impossible.
+    The namespace gets the resolved values: numbers of the declared type, `precision` as it is computed here. A
+    parameter that is unknown, of the wrong type or impossible raises ParameterError.
     """
     known = declared(notebook)
-    values = {name: namespace[name] for name in (*known, *injected(namespace)) if name in namespace}
+    cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]  # papermill's
+    injected = [target.id for cell in cells for node in ast.parse(cell).body for target in node.targets]
+    values = {name: namespace[name] for name in (*known, *injected) if name in namespace}
     resolved = validate(notebook, values)
     if "precision" in resolved:
         resolved["precision"] = resolved_precision(resolved["precision"])
@@ -179,19 +173,12 @@ def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     return Run(notebook, resolved, repo_root() / folder)
 
 
-def injected(namespace: Mapping[str, object]) -> list[str]:
-    """Names that papermill sets: those assigned in the cell it inserts, which starts with `# Parameters`."""
-    cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]
-    return [target.id for cell in cells for node in ast.parse(cell).body for target in node.targets]
-
-
 def parameter_table(model: nn.Module) -> pd.DataFrame:
     """Number of parameters of each part of a model, and of those that are trained."""
-    parts = {name: list(part.parameters()) for name, part in model.named_children()} | {"all": list(model.parameters())}
-    counts = {
-        name: {"parameters": sum(p.numel() for p in part), "trained": sum(p.numel() for p in part if p.requires_grad)}
-        for name, part in parts.items()
-    }
+    counts = {}
+    for name, part in (*model.named_children(), ("all", model)):
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+        counts[name] = {"parameters": sum(n for n, _ in sizes), "trained": sum(n for n, trained in sizes if trained)}
     return pd.DataFrame(counts).T
 
 
@@ -201,19 +188,9 @@ def _model_key(model: nn.Module) -> str:
     return hashlib.sha256(repr((model, state, trained)).encode()).hexdigest()
 
 
-def _task_key(task: Task) -> tuple:
-    return task.data.fingerprint(), inspect.getsource(task.loss)
-
-
 def _described(dataset: IQADataset) -> dict[str, object]:
-    return {
-        "name": dataset.name,
-        "split": dataset.split,
-        "records": len(dataset),
-        "references": len(set(dataset.reference_ids)),
-        "label": dataset.label.name,
-        "fingerprint": dataset.fingerprint(),
-    }
+    known = {"name": dataset.name, "split": dataset.split, "records": len(dataset), "label": dataset.label.name}
+    return known | {"references": len(set(dataset.reference_ids)), "fingerprint": dataset.fingerprint()}
 
 
 def _commit() -> dict[str, object]:

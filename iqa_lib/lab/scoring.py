@@ -24,19 +24,20 @@ from torch import Tensor, nn
 
 from iqa_lib import baselines, models
 from iqa_lib.baselines import BASELINES
-from iqa_lib.devices import check_device, device_of, to_device
+from iqa_lib.devices import check_device, to_device
 from iqa_lib.evaluation import crop_outputs, mean_outputs
 from iqa_lib.files import sha256
 from iqa_lib.images import as_image
 from iqa_lib.lab import records
-from iqa_lib.lab.networks import NETWORKS
+from iqa_lib.lab.networks import NETWORKS, metric_names
 from iqa_lib.models import IQATMFM, CFANet, FusedIQATMFM, iqa_tmfm
 from iqa_lib.models.rebuild import rebuilt
 from iqa_lib.training import load_weights
 from iqa_lib.views import Crops
 from iqa_lib.weights import WeightsError
 
-ImageLike = str | os.PathLike | Image.Image | np.ndarray | Tensor
+PathLike = str | os.PathLike
+ImageLike = PathLike | Image.Image | np.ndarray | Tensor
 
 
 class Score(float):
@@ -57,22 +58,15 @@ class Score(float):
 class Metric:
     """A metric ready to score, from `load`.
 
-    Attributes:
-        name: Its name.
-        origin: The code and weights that compute it.
-        compute: Reference and distorted image, or reference, A and B, to one number; `(3, H, W)` each, all of one
-            size, uint8 or float in [0, 1].
-        higher_is_better: The direction.
-        low: No pair scores below this.
-        high: No pair scores above this.
-        triplets: Whether it only says which of two images is closer; `compute` is then P(B closer).
+    `compute` takes reference and distorted image, or reference, A and B: `(3, H, W)` each, all of one size, uint8 or
+    float in [0, 1]. With `triplets` it only says which of two images is closer, by P(B closer).
     """
 
     name: str
-    origin: str
+    origin: str  # the code and weights that compute it
     compute: Callable[..., float]
     higher_is_better: bool = True
-    low: float = -math.inf
+    low: float = -math.inf  # no pair scores below this, none above `high`
     high: float = math.inf
     triplets: bool = False
 
@@ -110,9 +104,7 @@ class Metric:
         return float(self.compute(*images))
 
 
-def score(
-    reference: ImageLike, distorted: ImageLike, metric: str | os.PathLike = "topiq-fr", **loading: object
-) -> Score:
+def score(reference: ImageLike, distorted: ImageLike, metric: PathLike = "topiq-fr", **loading: object) -> Score:
     """How good an image looks beside its reference: a number that prints with its direction and range.
 
     Args:
@@ -122,17 +114,13 @@ def score(
         metric: See `load`. The default needs the authors' weights; `"ssim"`, for example, needs nothing.
         **loading: `checkpoint`, `device` and options of the network, see `load`.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: An image or an argument cannot be used; says what it got, what it expected and what to do.
-        WeightsError: The metric's weights are not here; lists the options.
+    A missing file raises FileNotFoundError, an image or an argument that cannot be used ValueError, missing weights
+    WeightsError; each says what to do.
     """
     return load(metric, **loading).score(reference, distorted)
 
 
-def prefer(
-    reference: ImageLike, a: ImageLike, b: ImageLike, model: str | os.PathLike = "prfnet", **loading: object
-) -> Score:
+def prefer(reference: ImageLike, a: ImageLike, b: ImageLike, model: PathLike = "prfnet", **loading: object) -> Score:
     """Which of two images is closer to the reference: the probability that B is.
 
     A triplet network (PRFNet, IQA-TMFM) gives its probability; with any other metric the two scores decide: 1 if B is
@@ -142,11 +130,7 @@ def prefer(
 
 
 def load(
-    metric: str | os.PathLike = "topiq-fr",
-    *,
-    checkpoint: str | os.PathLike | None = None,
-    device: torch.device | str = "cpu",
-    **options,
+    metric: PathLike = "topiq-fr", *, checkpoint: PathLike | None = None, device: torch.device | str = "cpu", **options
 ) -> Metric:
     """A metric ready to score.
 
@@ -162,9 +146,8 @@ def load(
     predictions hold (except for random crops, drawn anew). The authors' CFANet takes the whole image; AHIQ and
     IQA-TMFM take crops of 224 px that cover it evenly, and average.
 
-    Raises:
-        ValueError: An unknown metric, device or option, or a folder without a run that can be rebuilt.
-        WeightsError: The weights are not here; never falls back to random ones.
+    An unknown metric, device or option, or a folder without a run that can be rebuilt, raises ValueError; weights that
+    are not here raise WeightsError, and never become random ones.
     """
     check_device(device)
     if os.sep in str(metric) or Path(metric).is_dir():
@@ -192,23 +175,14 @@ def load(
     return _of_authors(name, Path(checkpoint), device, options)
 
 
-# Where metrics come from
+class Loose(list):
+    """Records' images in memory: what `Crops` needs of a data set."""
+
+    def read(self, index: int) -> tuple[Tensor, ...]:
+        return *self[index], torch.tensor(math.nan)
 
 
-@dataclass
-class Loose:
-    """One record's images in memory: what `Crops` needs of a data set."""
-
-    images: Sequence[Tensor]
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, _index: int) -> tuple[Tensor, ...]:
-        return *self.images, torch.tensor(math.nan)
-
-
-def _of_baseline(name: str, weights: str | os.PathLike | None, device: torch.device | str) -> Metric:
+def _of_baseline(name: str, weights: PathLike | None, device: torch.device | str) -> Metric:
     baseline = baselines.load(name, weights=weights, device=device)
 
     def compute(reference: Tensor, distorted: Tensor) -> float:
@@ -219,8 +193,7 @@ def _of_baseline(name: str, weights: str | os.PathLike | None, device: torch.dev
 
 
 def _of_authors(name: str, path: Path, device: torch.device | str, options: dict) -> Metric:
-    model = getattr(models, NETWORKS[name].model).from_author_checkpoint(path, **options)
-    model = to_device(model, device).eval()
+    model = to_device(getattr(models, NETWORKS[name].model).from_author_checkpoint(path, **options), device).eval()
     views = {"protocol": "whole"} if name == "topiq-fr" else {"protocol": "grid", "size": 224, "count": 0}
     if name == "iqa-tmfm":
         views["size"] = model.crop
@@ -236,25 +209,21 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
     if wanted and wanted != name:
         raise ValueError(f"metric: got {wanted!r}, but {folder} is a run of {name}: give metric={name!r}")
     given = record["parameters"]
-    views = {
-        "protocol": given.get("test_crops", "whole"),
-        "size": given.get("test_crop", given.get("crop", 0)),
-        "count": given.get("test_crop_count", 1),
-        "seed": given["seed"],
-        "enlarge": "test_crops" in given,
-    }
+    views = {"protocol": given.get("test_crops", "whole"), "size": given.get("test_crop", given.get("crop", 0))}
+    views |= {"count": given.get("test_crop_count", 1), "seed": given["seed"], "enlarge": "test_crops" in given}
     origin = f"run {folder}" + (", a demo number: trained on simulated labels" if records.is_demo(record) else "")
     options = {key: given[key] for key in ("max_batch", "precision") if key in given}
-    options |= {"metrics": _fused_metrics(to_device(model, device), record), "raw": given.get("loss") == "mse"}
-    return _of_model(name, origin, model, views, **options)
+    if isinstance(model, FusedIQATMFM):  # "auto": the metrics that need no weights, or that had theirs
+        auto = [name for name in iqa_tmfm.METRICS if not BASELINES[name].needs_weights or name in record["weights"]]
+        options["metrics"] = [_of_baseline(name, None, device) for name in metric_names(given["metrics"], auto)]
+    return _of_model(name, origin, to_device(model, device), views, raw=given.get("loss") == "mse", **options)
 
 
 def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
     """The network that a run trained, in eval mode, and the run's record.
 
-    Raises:
-        ValueError: The folder holds no finished run, or one whose network cannot be rebuilt.
-        WeightsError: Its weights are missing, damaged or do not fit.
+    A folder without a finished run, or a network that cannot be rebuilt, raises ValueError; weights that are missing,
+    damaged or do not fit, WeightsError.
     """
     record, weights = records.read(folder), records.located(folder) / records.WEIGHTS
     if not record.get("model"):
@@ -274,11 +243,10 @@ def _of_model(
 ) -> Metric:
     """A metric made of a network in eval mode: the mean over the crops that `views` describes.
 
-    `metrics` are those that a `FusedIQATMFM` fuses; with `raw`, the output is a probability (IQA-TMFM's MSE row).
+    `metrics`: what a `FusedIQATMFM` fuses, in its order; `raw`: its output is a probability (IQA-TMFM's MSE row).
     """
     model = model.folded() if isinstance(model, CFANet) else model  # as notebook 06 tests it, and faster
-    fused = isinstance(model, FusedIQATMFM)
-    network = model.network if fused else model
+    network = model.network if isinstance(model, FusedIQATMFM) else model
     triplets = not hasattr(model, "higher_is_better")
 
     def compute(*images: Tensor) -> float:
@@ -288,30 +256,19 @@ def _of_model(
                 f"{name} takes crops of {size} px: got images of {width}x{height}, expected sides of at least {size}: "
                 "enlarge all of them first"
             )
-        outputs = crop_outputs(network, Crops(Loose(images), **views), **options)
+        outputs = crop_outputs(network, Crops(Loose([images]), **views), **options)
         if not triplets:
             return mean_outputs(outputs).item()
         if not isinstance(network, IQATMFM):
             return outputs[0].sigmoid().mean().item()
         logit = mean_outputs(outputs)
-        if fused:
+        if network is not model:
             reference, *others = images
             scores = [[max(-100.0, min(100.0, metric.compute(reference, x))) for x in others] for metric in metrics]
             logit = model.fuse(logit, torch.tensor([scores]))
         return (logit.clamp(0, 1) if raw else logit.sigmoid()).item()
 
-    direction = {} if triplets else {"higher_is_better": model.higher_is_better}
-    return Metric(name, origin, compute, triplets=triplets, **direction)
-
-
-def _fused_metrics(model: nn.Module, record: dict) -> list[Metric]:
-    """The metrics that a run fused, in its order; `auto` means those that need no weights or that had theirs."""
-    if not isinstance(model, FusedIQATMFM):
-        return []
-    names = [name.strip() for name in record["parameters"]["metrics"].split(",")]
-    if names == ["auto"]:
-        names = [n for n in iqa_tmfm.METRICS if not BASELINES[n].needs_weights or n in record["weights"]]
-    return [_of_baseline(name, None, device_of(model)) for name in names]
+    return Metric(name, origin, compute, getattr(model, "higher_is_better", True), triplets=triplets)
 
 
 def _weights_options(name: str) -> str:

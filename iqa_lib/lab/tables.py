@@ -33,6 +33,10 @@ DIFFERENCES = (
     "the published numbers, and the half-width of its 95 % interval if both came from independent samples of n rows "
     "(`iqa_lib.metrics.difference_noise`): without the predictions, a smaller difference cannot be told from noise."
 )
+PAGE = (
+    "<!doctype html>\n<meta charset=utf-8>\n<style>body{font:14px sans-serif;margin:2em} "
+    "table{border-collapse:collapse} td,th{padding:.2em .6em;text-align:left}</style>\n"
+)
 RUNS = "Minutes of wall time, all seeds together; memory is the largest peak of a run, on a GPU that of the GPU."
 
 
@@ -76,14 +80,16 @@ def finished(table: dict, scale: str) -> pd.DataFrame:
     lines = []
     for run in wanted(table, scale):
         if found := records.read_all(scale, run):
-            last = found[-1]
+            last, weights = found[-1], found[-1]["weights"]
             sides = [last["data"][name] for name in ("test", "cross") if name in last["data"]]
             tested = "; ".join(f"{side['name']}, {side['split']} ({side['label']})" for side in sides)
+            networks = [weights] if "network" in weights else weights.values()  # of one network, or of several by name
+            used = "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in networks)
             minutes = round(sum(record["seconds"] for record in found) / 60, 1)
             memory = round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1)
             commit = (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else "")
-            made = _weights(last["weights"]), len(found), minutes, memory, last["device"], commit, command(run, scale)
-            lines.append((run, tested, *made))
+            cost = len(found), minutes, memory, last["device"], commit, command(run, scale)
+            lines.append((run, tested, used, *cost))
     return pd.DataFrame(lines, columns=RUN)
 
 
@@ -98,14 +104,14 @@ def overview(scale: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def counts(table: dict, root: Path) -> pd.DataFrame:
-    """A table of data sets: the paper's number of records beside the number in `root`."""
+def counts(table: dict) -> pd.DataFrame:
+    """A table of data sets: the paper's number of records beside the number in `data/`."""
     from iqa_lib import data  # imports torch, which no other table needs
 
     lines = []
     for row in table["counts"]:
         try:
-            dataset = data.load(row["data"], root / row["data"], split=row["split"])
+            dataset = data.load(row["data"], repo_root() / "data" / row["data"], split=row["split"])
             kinds = {kind for record in dataset.records if (kind := getattr(record, "kind", ""))}
             sizes = {"records": len(dataset), "references": len(set(dataset.reference_ids)), "types": len(kinds)}
             found = " / ".join(str(sizes[what]) for what in table.get("sizes", ["records"]))
@@ -119,8 +125,7 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
     """A table's parts by heading: a note, and the lines as text."""
     table = specifications()[name]
     if "counts" in table:
-        note = "Found: records under `data/`, see `python -m iqa_lib.data`."
-        return {table["title"]: (note, counts(table, repo_root() / "data"))}
+        return {table["title"]: ("Found: records under `data/`, see `python -m iqa_lib.data`.", counts(table))}
     lines = comparison(table, scale)
     demo = lines[lines.ours.notna()].column.str.contains("demo").any()
     shown = {table["title"]: ("\n\n".join([table["note"], *([DEMO_WARNING] if demo else [])]), _wide(lines))}
@@ -134,23 +139,19 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
 def write(name: str, scale: str) -> Path:
     """Make one table's files; returns the Markdown's path."""
     table, folder, shown = specifications()[name], repo_root() / "outputs" / scale / "tables", sections(name, scale)
-    lines = counts(table, repo_root() / "data") if "counts" in table else comparison(table, scale)
-    drawn = "ours" in lines and lines.ours.notna().any()
-    if drawn:
+    lines = counts(table) if "counts" in table else comparison(table, scale)
+    parts = [f"## {heading}\n\n{note}\n\n{_markdown(part)}" for heading, (note, part) in shown.items()]
+    parts[0], figure = parts[0][1:], []
+    if "ours" in lines and lines.ours.notna().any():
         from iqa_lib import plots
 
         with atomic(folder / f"{name}.png") as temporary:
             plots.forest(lines, f"{table['title']} ({scale} scale)").savefig(temporary, dpi=100)
-    with atomic(folder / f"{name}.csv") as temporary:
-        lines.to_csv(temporary, index=False)
-    parts = [
-        f"{'#' if number == 0 else '##'} {heading}\n\n{note}\n\n{_markdown(part)}"
-        for number, (heading, (note, part)) in enumerate(shown.items())
-    ]
-    with atomic(folder / f"{name}.html") as temporary:
-        temporary.write_text(_html([*parts, f"![forest plot]({name}.png)"] if drawn else parts))
-    with atomic(folder / f"{name}.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n")
+        figure = [f"![forest plot]({name}.png)"]
+    page = PAGE + mistune.create_markdown(plugins=["table"])("\n\n".join(parts + figure))
+    for ending, text in (("csv", lines.to_csv(index=False)), ("html", page), ("md", "\n\n".join(parts) + "\n")):
+        with atomic(folder / f"{name}.{ending}") as temporary:
+            temporary.write_text(text)
     return folder / f"{name}.md"
 
 
@@ -169,7 +170,7 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
         reason = records.failure(scale, run)
         return {}, f"failed: {reason}" if reason else "not run"
     method = row.get("method", row.get("baseline"))
-    estimates = [record["metrics"].get(_key(row, column)) for record in found]
+    estimates = [record["metrics"].get(column["key"]) for record in found]
     if None in estimates:
         pretrained = method in BASELINES and BASELINES[method].needs_weights
         return {}, "weights not found" if pretrained else "left out of the run, or undefined for a pair"
@@ -178,14 +179,10 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
 
 
 def _seen_by(row: dict, column: dict) -> dict:
-    """A column with the side of the runs that it is measured on; a row may name a side and a split of its own."""
-    return {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
-
-
-def _key(row: dict, column: dict) -> str:
-    """The name of a cell's number in a run's record."""
+    """A column on the side and split that a row may name of its own, and `key`, its number's name in run records."""
+    column = {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
     side = "" if column["side"] == "test" else f" {column['side']}"
-    return f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"
+    return column | {"key": f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"}
 
 
 def _over_seeds(estimates: Sequence[dict]) -> dict:
@@ -205,27 +202,24 @@ def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
     """A row's number minus the full model's on the same images, one a seed that both have."""
     if "run" not in row or "data" not in column:
         return []
-    both = [{r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full)]
+    ours, whole = ({r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full))
     found = []
-    for seed in sorted(both[0].keys() & both[1].keys()):
-        estimates = [
-            _recomputed(one, by_seed[seed], column, scale) for one, by_seed in zip((row, full), both, strict=True)
-        ]
-        images = {by_seed[seed]["data"][column.get("side", "test")]["fingerprint"] for by_seed in both}
+    for seed in sorted(ours.keys() & whole.keys()):
+        estimates = [_recomputed(*one, column) for one in ((row, ours[seed]), (full, whole[seed]))]
+        images = {record["data"][column.get("side", "test")]["fingerprint"] for record in (ours[seed], whole[seed])}
         if None not in estimates and len(images) == 1:
             found.append(paired_difference(*estimates).as_dict())
     return found
 
 
-def _recomputed(row: dict, record: dict, column: dict, scale: str) -> Estimate | None:
+def _recomputed(row: dict, record: dict, column: dict) -> Estimate | None:
     """A cell's number computed again from the predictions; None if these do not give the recorded value."""
     column = _seen_by(row, column)
-    recorded = record["metrics"].get(_key(row, column))
+    recorded = record["metrics"].get(column["key"])
     if recorded is None or not _tested_on(record, column):
         return None
-    folder = records.path(scale, row["run"], record["parameters"]["seed"])
-    changed = (folder / records.PREDICTIONS).stat().st_mtime_ns
-    found = _estimate(folder, changed, column["side"], column["metric"])
+    changed = (record["folder"] / records.PREDICTIONS).stat().st_mtime_ns
+    found = _estimate(record["folder"], changed, column["side"], column["metric"])
     return found if found is not None and abs(found.value - recorded["value"]) < 1e-4 else None
 
 
@@ -244,7 +238,7 @@ def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
         record = next((record for record in records.read_all(scale, run) if _tested_on(record, column)), None)
         if record is None:
             return {}, "not run"
-        tables.append(records.predictions(records.path(scale, run, record["parameters"]["seed"]), side))
+        tables.append(records.predictions(record["folder"], side))
         images.add(record["data"][side]["fingerprint"])
     if len(images) > 1:
         return {}, "the runs were tested on different records"
@@ -261,34 +255,27 @@ def _tested_on(record: dict, column: dict) -> bool:
 
 def _wide(lines: pd.DataFrame) -> pd.DataFrame:
     """One line a row: the paper's value and ours under each column that has any, sample size and source."""
-    labels = lines.row.unique()
-    wide = {"method": labels}
+    wide, measured = {"method": lines.row.unique()}, lines[lines.ours.notna()]
     for column, part in lines.groupby("column", sort=False):
         if part.paper.notna().any():
             wide[f"{column}: paper"] = [_decimals(value) for value in part.paper]
         if part.ours.notna().any():
             wide[f"{column}: ours"] = [_interval(cell) for cell in part.itertuples()]
-    measured = lines[lines.ours.notna()]
-    if len(measured):
-        rows = measured.groupby("row", sort=False).first()
-        wide["n (references)"] = [
-            f"{rows.n[x]:.0f} ({rows.references[x]:.0f})" if x in rows.index else "" for x in labels
-        ]
-    return pd.DataFrame(wide | {"source": [_source(lines[lines.row == label]) for label in labels]})
+    sizes = {x.row: f"{x.n:.0f} ({x.references:.0f})" for x in measured.drop_duplicates("row").itertuples()}
+    if sizes:
+        wide["n (references)"] = [sizes.get(label, "") for label in wide["method"]]
+    return pd.DataFrame(wide | {"source": [_source(lines[lines.row == label]) for label in wide["method"]]})
 
 
 def _wide_differences(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines of `differences` as text, each with a verdict."""
-    shown = {
-        "method": lines.row,
-        "column": lines.column,
-        "paper": [f"{x:+.4g}" if pd.notna(x) else "" for x in lines.paper.round(4)],
-        "paper: noise": [f"± {x:.3f}" if pd.notna(x) else "" for x in lines.paper_noise],
-        "paper: verdict": [_verdict(abs(x.paper) > x.paper_noise, x.paper_noise) for x in lines.itertuples()],
-        "ours": [_interval(cell, signed=True) for cell in lines.itertuples()],
-        "ours: verdict": [_verdict(x.low > 0 or x.high < 0, x.low) for x in lines.itertuples()],
-    }
-    return pd.DataFrame(shown)
+    wide = lines[["row", "column"]].rename(columns={"row": "method"})
+    wide["paper"] = [f"{x:+.4g}" if pd.notna(x) else "" for x in lines.paper.round(4)]
+    wide["paper: noise"] = [f"± {x:.3f}" if pd.notna(x) else "" for x in lines.paper_noise]
+    wide["paper: verdict"] = [_verdict(abs(x.paper) > x.paper_noise, x.paper_noise) for x in lines.itertuples()]
+    wide["ours"] = [_interval(cell, signed=True) for cell in lines.itertuples()]
+    wide["ours: verdict"] = [_verdict(x.low > 0 or x.high < 0, x.low) for x in lines.itertuples()]
+    return wide
 
 
 def _verdict(larger: bool, known: float) -> str:
@@ -312,12 +299,6 @@ def _source(cells: pd.DataFrame) -> str:
     return "; ".join(shown.source.unique())
 
 
-def _weights(weights: dict) -> str:
-    """The weights behind a record's numbers, of one network or of several by name."""
-    found = [weights] if "network" in weights else weights.values()
-    return "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in found)
-
-
 def _markdown(lines: pd.DataFrame) -> str:
     rows = [lines.columns, ["---"] * len(lines.columns), *(map(_text, row) for row in lines.values)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -325,14 +306,6 @@ def _markdown(lines: pd.DataFrame) -> str:
 
 def _text(value: object) -> str:
     return "" if pd.isna(value) else str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _html(parts: list[str]) -> str:
-    style = (
-        "body{font:14px sans-serif;margin:2em} table{border-collapse:collapse} td,th{padding:.2em .6em;text-align:left}"
-    )
-    body = mistune.create_markdown(plugins=["table"])("\n\n".join(parts))
-    return f"<!doctype html>\n<meta charset=utf-8>\n<style>{style}</style>\n{body}"
 
 
 def main() -> None:
