@@ -27,7 +27,7 @@ CROSS_TYPES = frozenset({2, 6, 10, 13, 17, 20, 24})
 Sides = dict[str, IQADataset]
 
 
-def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False, demo: dict | None = None) -> Sides:
+def prfnet(dataset: str, root: Path | str, *, seed=0, clean=False, demo: dict | None = None) -> Sides:
     """The sides of PRFNet (section 3.1): `coarse` (hard labels), `fine` (soft labels) and `test`.
 
     `"clic"`: CLIC-T; BAPPS and PieAPP; CLIC-V. `"demo"`: single votes; shares of ten votes on other triplets of the
@@ -45,9 +45,7 @@ def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False
     return {"coarse": coarse, "fine": fine, "test": test}
 
 
-def iqa_tmfm(
-    dataset: str, root: Path | str, *, seed: int = 0, hold_out: bool = False, by: str = "row", demo: dict | None = None
-) -> Sides:
+def iqa_tmfm(dataset: str, root: Path | str, *, seed=0, hold_out=False, by="row", demo: dict | None = None) -> Sides:
     """The sides of IQA-TMFM: `train` and `test`, with `hold_out` also `selection`.
 
     `"clic"`: CLIC-T, tested on CLIC-V. `"demo"`: single votes, tested on held-out references. `selection` is the fifth
@@ -60,14 +58,7 @@ def iqa_tmfm(
 
 
 def scored(
-    dataset: str,
-    root: Path | str,
-    *,
-    seed: int = 0,
-    cross: str = "",
-    hold_out: bool = False,
-    by: str = "reference",
-    demo: dict | None = None,
+    dataset: str, root: Path | str, *, seed=0, cross="", hold_out=False, by="reference", demo: dict | None = None
 ) -> Sides:
     """The sides of a network trained on pairs with scores (AHIQ, FR+NR, TOPIQ): `train`, `test` and more.
 
@@ -95,14 +86,7 @@ def scored(
 
 
 def topiq(
-    dataset: str,
-    root: Path | str,
-    *,
-    task: str = "score",
-    trained: bool = True,
-    seed: int = 0,
-    cross: str = "",
-    demo: dict | None = None,
+    dataset: str, root: Path | str, *, task="score", trained=True, seed=0, cross="", demo: dict | None = None
 ) -> Sides:
     """The sides of TOPIQ: `test`, with `train` for what is trained, and perhaps `cross`.
 

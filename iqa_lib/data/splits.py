@@ -7,13 +7,9 @@ from collections.abc import Iterable
 def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed: int = 0) -> dict[str, list[str]]:
     """Deal the references to the sides of a split: sorted ids for each side, every id on exactly one.
 
-    The distinct ids are sorted, then shuffled by `random.Random(seed)`; nothing else has an influence.
-
-    Args:
-        reference_ids: Ids, repeats allowed.
-        fractions: Share of each side, such as `{"train": 0.8, "test": 0.2}`. ValueError if they do not sum to 1, or if
-            a side with a share gets no reference.
-        seed: Number of the split.
+    The distinct ids are sorted, then shuffled by `random.Random(seed)`; nothing else has an influence. `fractions` is
+    the share of each side, such as `{"train": 0.8, "test": 0.2}`; ValueError if they do not sum to 1, or if a side with
+    a share gets no reference.
     """
     if abs(sum(fractions.values()) - 1) > 1e-9 or min(fractions.values()) < 0:
         raise ValueError(f"split fractions: got {fractions}, expected shares of at least 0 that sum to 1")
