@@ -38,8 +38,7 @@ from iqa_lib.files import atomic, cache_dir, sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 
-VERSION = 1
-"""Raise it with every change of the code that changes a pixel: it is part of the cache folder's name."""
+VERSION = 1  # part of the cache folder's name: raise it with every change of the code that changes a pixel
 SIZE = (512, 384)
 FRACTIONS = {"train": 0.7, "test": 0.3}
 RATINGS, RATING_SD = 30, 0.7

@@ -42,10 +42,8 @@ class Origin:
     @property
     def help(self) -> str:
         """What to do about a folder that is not as expected."""
-        return (
-            f"expected layout:\n{self.layout}\nOfficial page: {self.page}\n"
-            f"`python -m iqa_lib.data where {self.name}` prints archives and terms"
-        )
+        more = f"`python -m iqa_lib.data where {self.name}` prints archives and terms"
+        return f"expected layout:\n{self.layout}\nOfficial page: {self.page}\n{more}"
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -176,11 +174,9 @@ class Folder:
         if self.problems is not None:
             self.problems += self._missing
         elif self._missing:
-            first, name = "\n".join(self._missing[:5]), self.origin.name
-            raise DataError(
-                f"{name}: {len(self._missing)} of {len(self._images)} images are missing, first:\n{first}\n"
-                f"`python -m iqa_lib.data check {name} {self.root}` lists all; {self.origin.help}"
-            )
+            first, name, missing = "\n".join(self._missing[:5]), self.origin.name, len(self._missing)
+            todo = f"`python -m iqa_lib.data check {name} {self.root}` lists all; {self.origin.help}"
+            raise DataError(f"{name}: {missing} of {len(self._images)} images are missing, first:\n{first}\n{todo}")
         return [record for record in records if record is not None]
 
     def lines(self, *candidates: str, columns: int | None = None, separator: str | None = ",") -> Iterator[Line]:

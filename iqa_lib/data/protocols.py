@@ -62,12 +62,10 @@ def scored(
 ) -> Sides:
     """The sides of a network trained on pairs with scores (AHIQ, FR+NR, TOPIQ): `train`, `test` and more.
 
-    Args, besides the module's:
-        cross: Another data set, tested as a whole, as side `cross`. With `"demo"` the network is trained and tested on
-            18 types of distortion, and `cross` has the 7 others, on the references of `test`.
-        hold_out: Add side `selection`, to choose an epoch by: the `val` of LIVE, CSIQ and TID2013, elsewhere a fifth of
-            the training references.
-        by: `"reference"`, or `"row"`, which leaks references, to measure the effect.
+    `cross` is another data set, tested as a whole, as side `cross`. With `"demo"` the network is trained and tested on
+    18 types of distortion, and `cross` has the 7 others, on the references of `test`. `hold_out` adds side `selection`,
+    to choose an epoch by: the `val` of LIVE, CSIQ and TID2013, elsewhere a fifth of the training references.
+    `by="row"` leaks references, to measure the effect.
     """
     if cross and (cross not in PAIR_SETS or (cross == "demo") != (dataset == "demo")):
         raise DataError(f"cross: got {cross!r} with {dataset!r}, expected another of {', '.join(PAIR_SETS)}, or none")

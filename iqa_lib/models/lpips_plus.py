@@ -45,9 +45,8 @@ class LPIPSPlus(nn.Module):
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each, and
     returns distances `(B,)`: lower is better, 0 for equal images. Plain LPIPS is symmetric, LPIPS+ is not. With
     `return_maps=True` also a dict: `distance_0..` `(B, 1, h_m, w_m)`, the S_m, and `activation_0..` of the same sizes,
-    the reference's features averaged over channels; the semantic weight is `activation_i`.
-
-    Attribute `weights`: what was loaded, an `iqa_lib.weights.Weights`.
+    the reference's features averaged over channels; the semantic weight is `activation_i`. The attribute `weights` is
+    what was loaded, an `iqa_lib.weights.Weights`.
     """
 
     higher_is_better = False
