@@ -12,7 +12,7 @@ __all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "chec
 
 
 def load(
-    name: str, root: Path | str | None = None, *, split: str = "train", seed: int = 0, pixel_cache=False, **options
+    name: str, root: Path | str | None = None, *, split="train", seed=0, pixel_cache=False, **options
 ) -> IQADataset:
     """Load one side of a data set's split.
 

@@ -60,7 +60,12 @@ def distort(
     full range, as KADID-10k does, or only clipped if `final_stretch` is False. ValueError if the photograph, the type
     or the level is unusable, or a random type has no generator.
     """
-    _check_image(image)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image: got {got}, expected uint8 (H, W, 3): convert with np.asarray(image.convert('RGB'))")
+    if min(image.shape[:2]) < 64:
+        got, todo = image.shape[:2], "distort the whole photograph (about 384 x 512) and crop afterwards"
+        raise ValueError(f"image: got {got[0]} x {got[1]} pixels, expected at least 64 x 64: {todo}")
     for name, value, last in (("number", number, len(DISTORTIONS)), ("level", level, 5)):
         if not isinstance(value, int | np.integer) or not 1 <= value <= last:
             raise ValueError(f"{name}: got {value!r}, expected an integer from 1 to {last}")
@@ -71,15 +76,6 @@ def distort(
     draws = (rng,) if distortion.random else ()
     result = distortion.apply(_stretch(image / 255), distortion.levels[level - 1], *draws)
     return _to_uint8(_stretch(result) if final_stretch else result)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image: got {got}, expected uint8 (H, W, 3): convert with np.asarray(image.convert('RGB'))")
-    if min(image.shape[:2]) < 64:
-        got, todo = image.shape[:2], "distort the whole photograph (about 384 x 512) and crop afterwards"
-        raise ValueError(f"image: got {got[0]} x {got[1]} pixels, expected at least 64 x 64: {todo}")
 
 
 def _stretch(x: np.ndarray) -> np.ndarray:

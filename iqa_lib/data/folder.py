@@ -226,9 +226,7 @@ def load_side(module: ModuleType, root: Path | None, *, split: str, seed: int, b
     return IQADataset(origin.name, split, records, module.LABEL)
 
 
-def read_part(
-    module: ModuleType, root: Path | str | None, part: str, *, problems: list[str] | None = None, **options
-) -> list:
+def read_part(module: ModuleType, root: Path | str | None, part: str, *, problems=None, **options) -> list:
     """The records of a part of a data set; `problems` as in `Folder`."""
     options |= {} if part == "all" else {"split": part}
     return module.records(Folder(root, module.ORIGIN, problems), **options)

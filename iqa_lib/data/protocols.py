@@ -40,7 +40,8 @@ def prfnet(dataset: str, root: Path | str, *, seed=0, clean=False, demo: dict | 
     else:
         official = "train" if clean else "all"
         soft = [load(name, Path(root) / name, split=official) for name in ("bapps", "pieapp")]
-        fine = joined(*soft, label=Label("share preferring B", 0.0, 1.0, True))
+        records, label = [*soft[0].records, *soft[1].records], Label("share preferring B", 0.0, 1.0, True)
+        fine = IQADataset("bapps+pieapp", f"{official}+{official}", records, label)
         coarse, test = side(split="train"), side(split="validation")
     return {"coarse": coarse, "fine": fine, "test": test}
 
@@ -113,12 +114,6 @@ def scaled_by_train(sides: Sides) -> Sides:
     """Each side's scores scaled by the lowest and highest of the training side, but for `cross`, kept as it is."""
     low, high = map(float, sides["train"].targets.aminmax())
     return {side: pairs if side == "cross" else scaled(pairs, low, high) for side, pairs in sides.items()}
-
-
-def joined(*datasets: IQADataset, label: Label) -> IQADataset:
-    """Several data sets of one kind as one, its name and split those of all, joined by `+`."""
-    names, splits = ("+".join(getattr(dataset, part) for dataset in datasets) for part in ("name", "split"))
-    return IQADataset(names, splits, [record for dataset in datasets for record in dataset.records], label)
 
 
 def _loader(allowed: Iterable[str], dataset: str, root: Path | str, demo: dict | None, **options) -> Callable:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from itertools import accumulate, pairwise
 
 
 def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed: int = 0) -> dict[str, list[str]]:
@@ -15,12 +16,9 @@ def by_reference(reference_ids: Iterable[str], fractions: dict[str, float], seed
         raise ValueError(f"split fractions: got {fractions}, expected shares of at least 0 that sum to 1")
     ids = sorted(set(reference_ids))
     random.Random(seed).shuffle(ids)
-    sides, start, share = {}, 0, 0.0
+    ends = [round(share * len(ids)) for share in accumulate(fractions.values())]
+    sides = {side: sorted(ids[start:end]) for side, (start, end) in zip(fractions, pairwise([0, *ends]), strict=True)}
     for side, fraction in fractions.items():
-        share += fraction
-        end = round(share * len(ids))
-        if fraction and end == start:
+        if fraction and not sides[side]:
             raise ValueError(f"references: got {len(ids)}, expected more for the split {fractions}: {side!r} gets none")
-        sides[side] = sorted(ids[start:end])
-        start = end
     return sides

@@ -57,7 +57,6 @@ VITS = {f"b{patch}": (f"vit_base_patch{patch}_224.augreg_in21k_ft_in1k", patch) 
 VIT_BLOCKS = 5
 VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
-
 _LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
 _BLOCK35 = ("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
 _SIX_OF_LAYER2 = ("layer2.0", "layer2.1", "layer2.3", "layer2.4", "layer2.5", "layer2.7")
@@ -220,7 +219,7 @@ class AHIQ(nn.Module):
     Args:
         preset: `"paper"` or `"official_code"`, see the module's docstring.
         cnn, cnn_weights: A name in `CNNS` (Table 7), and its weights, see `iqa_lib.backbones.Backbone`.
-        vit, vit_weights: Likewise, `"b8"` or `"b16"`. Its patch is the grid of the score map, also with `fusion="cnn"`.
+        vit, vit_weights: `"b8"` or `"b16"`, likewise. Its patch is the grid of the score map, also with `fusion="cnn"`.
         fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Unused backbones are not built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
         norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.

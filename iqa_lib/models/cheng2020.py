@@ -30,7 +30,7 @@ class NonNegative(nn.Module):
     def __init__(self, minimum: float):
         super().__init__()
         self.register_buffer("pedestal", torch.tensor([_PEDESTAL]))
-        self.lower_bound = nn.Module()  # for CompressAI's key
+        self.lower_bound = nn.Module()  # CompressAI's key is `lower_bound.bound`
         self.lower_bound.register_buffer("bound", torch.tensor([(minimum + _PEDESTAL) ** 0.5]))
 
     def forward(self, stored: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ class IQATMFM(nn.Module):
         residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
         decoder_mask: `"none"` or `"causal"`; None: as the preset says.
         dim, hidden: Width of the tokens, and of the feed-forward layers.
-        heads, head_dim, layers: Of each attention; of encoder and of decoder.
+        layers, heads, head_dim: Layers of encoder and of decoder; heads of each attention, and their width.
         dropout: Of embeddings, attention weights, attention and feed-forward outputs.
 
     `model(reference, a, b)` takes crops `(B, 3, S, S)` in [0, 1], or `(B, n, 3, S, S)`: n crops of a triplet, whose
@@ -292,9 +292,8 @@ class MetricFusion(nn.Module):
     def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (192, 64, 64, 32, 16, 8, 4), activation: str = "relu"):
         super().__init__()
         check_choice(ACTIVATIONS, activation=activation)
-        between, layers = nn.ReLU if activation == "relu" else nn.GELU, []
-        for widths in pairwise((inputs, *hidden)):
-            layers += [nn.Linear(*widths), between()]
+        between = nn.ReLU if activation == "relu" else nn.GELU
+        layers = [layer for widths in pairwise((inputs, *hidden)) for layer in (nn.Linear(*widths), between())]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
@@ -313,18 +312,15 @@ class MetricFusion(nn.Module):
 class FusedIQATMFM(nn.Module):
     """The whole IQA-TMFM: the triplet network, and the fusion of its logit with other metrics.
 
-    Args:
-        network, metrics: The one trained in the first stage; the number of metrics.
-        metric_input: For each metric m, `"pair"`: m(R, A) and m(R, B); `"difference"`: m(R, B) - m(R, A).
-        activation, freeze_network: See `MetricFusion`; train nothing else.
+    `network` was trained in the first stage; `metrics` is the number of metrics. With `metric_input` `"pair"` each
+    metric m enters as m(R, A) and m(R, B), with `"difference"` as m(R, B) - m(R, A). `freeze_network` trains only the
+    fusion; for `activation` see `MetricFusion`.
 
     `model(reference, a, b, metrics)` takes images as `IQATMFM` does, and `metrics` `(B, m, 2)`, each metric's scores
     of A and B in its own unit; it returns the fused logit `(B,)` that B is closer.
     """
 
-    def __init__(
-        self, network: IQATMFM, metrics: int, *, metric_input="pair", activation: str = "relu", freeze_network=False
-    ):
+    def __init__(self, network: IQATMFM, metrics: int, *, metric_input="pair", activation="relu", freeze_network=False):
         super().__init__()
         check_choice(METRIC_INPUTS, metric_input=metric_input)
         self.network, self.metric_input, self.freeze_network = network, metric_input, freeze_network

@@ -155,10 +155,9 @@ class PRFNet(nn.Module):
     """The triplet network: shared backbone, four cross subtraction blocks, fusion, head.
 
     Args:
-        backbone: Full timm tag of a CNN with strides 4, 8, 16, 32.
+        backbone, weights: Full timm tag of a CNN with strides 4, 8, 16, 32; weights as in `iqa_lib.backbones.Backbone`.
         se: Squeeze-and-excitation in the backbone, which makes the default backbone the paper's SE-Res2Net50.
         stem_pool: See the module's docstring.
-        weights: See `iqa_lib.backbones.Backbone`.
         freeze_backbone: Train nothing of the backbone (the paper's second step); BatchNorm statistics stay, too.
         width: Channels of each difference map; a scale has twice as many.
         fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2), of which `bifpn_repeats` is the number of rounds.

@@ -119,8 +119,7 @@ class CFANet(nn.Module):
 
     Args:
         backbone, taps: Full timm tag of a CNN, and its stages, shallow to deep.
-        weights: See `iqa_lib.backbones.Backbone`.
-        freeze_backbone: Train nothing of the backbone; its BatchNorm never trains.
+        weights, freeze_backbone: See `iqa_lib.backbones.Backbone`; train nothing of it. Its BatchNorm never trains.
         dim, heads, dropout: Width of the tokens; heads of each attention; dropout in the attention blocks.
         glp: `"gated"` (the paper) or `"average"`.
         self_attention: Self-attention within each scale before cross-attention.
