@@ -25,8 +25,7 @@ def repo_root() -> Path:
 
 def cache_dir() -> Path:
     """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`."""
-    folder = os.environ.get("IQA_LIB_CACHE")
-    return Path(folder) if folder else Path.home() / ".cache" / "iqa_lib"
+    return Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
 
 
 @contextmanager

@@ -20,11 +20,8 @@ TRANSPARENT = "partly transparent, expected opaque RGB: lay it over a background
 def read_image(path: Path | str, *, srgb: bool = False) -> Tensor:
     """Decode an image file, upright according to its EXIF orientation, to uint8 RGB `(3, H, W)`.
 
-    `srgb` converts colours with another ICC profile to sRGB; otherwise the numbers stay as stored.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, too large, not an image or several; not 8-bit; or partly transparent.
+    `srgb` converts colours with another ICC profile to sRGB; otherwise the numbers stay as stored. FileNotFoundError if
+    there is no such file; ValueError if it is damaged, too large, no image, several, not 8-bit or partly transparent.
     """
     with decoding(path):
         image = Image.open(path)
@@ -57,11 +54,8 @@ def as_image(image: str | os.PathLike | Image.Image | np.ndarray | Tensor, name:
     """One image in any form, as RGB `(3, H, W)`: uint8 if given in 8 bits, else float32 in [0, 1].
 
     It may be a file (ICC profiles are followed), a PIL image, an array `(H, W, 3)` or grey `(H, W)`, or a tensor
-    `(3, H, W)`, `(1, 3, H, W)` or grey `(1, H, W)`; arrays and tensors uint8, or float in [0, 1]. `name` is for errors.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not an image that can be used; the message says what to do.
+    `(3, H, W)`, `(1, 3, H, W)` or grey `(1, H, W)`; arrays and tensors uint8, or float in [0, 1]. `name` is for errors:
+    FileNotFoundError if there is no such file, ValueError for an image that cannot be used, with what to do.
     """
     if isinstance(image, str | os.PathLike):
         return _read_named(image, name)
@@ -184,10 +178,8 @@ def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = No
         if min(height, width) < min_size:
             raise ValueError(f"an image: got {height}x{width}, expected sides of at least {min_size}: enlarge it first")
         if max_pixels and height * width > max_pixels:
-            raise ValueError(
-                f"an image: got {height}x{width}, {height * width / 1e6:.1f} Mpx, expected at most "
-                f"{max_pixels / 1e6:.1f} Mpx, which bounds memory: crop or downscale all images alike"
-            )
+            most = f"{max_pixels / 1e6:.1f} Mpx, which bounds memory: crop or downscale all images alike"
+            raise ValueError(f"an image: got {height}x{width}, {height * width / 1e6:.1f} Mpx, expected at most {most}")
         if shape != tuple(images[0].shape):
             raise ValueError(f"images: got unequal shapes {[tuple(i.shape) for i in images]}, expected one shape")
         low, high = torch.aminmax(image.detach())

@@ -1,26 +1,18 @@
 """Data sets of reference and distorted images with human scores: `load(name, root)` and `check(name, root)`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from pandas import DataFrame
 
 from iqa_lib.data.base import NAMES, DataError, IQADataset, Label, Pair, Triplet, reader
 from iqa_lib.data.check import check, where
 from iqa_lib.data.folder import load_side
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 __all__ = ["NAMES", "DataError", "IQADataset", "Label", "Pair", "Triplet", "check", "load", "sides_table", "where"]
 
 
 def load(
-    name: str,
-    root: Path | str | None = None,
-    *,
-    split: str = "train",
-    seed: int = 0,
-    pixel_cache: bool = False,
-    **options,
+    name: str, root: Path | str | None = None, *, split="train", seed=0, pixel_cache=False, **options
 ) -> IQADataset:
     """Load one side of a data set's split.
 
@@ -33,8 +25,7 @@ def load(
         **options: `by="row"` to split by record (see `iqa_lib.data.folder.deal`), and the options of the data set's own
             module: those of `demo.load`, or of `records` elsewhere.
 
-    Raises:
-        DataError: Unknown name, no folder, or something missing in it; the message names it and the official page.
+    Raises DataError for an unknown name, no folder, or something missing in it: it is named with the official page.
     """
     module, root = reader(name), Path(root) if root else None
     options |= {"split": split, "seed": seed}
@@ -43,9 +34,7 @@ def load(
     return dataset
 
 
-def sides_table(sides: dict[str, IQADataset]) -> "DataFrame":
+def sides_table(sides: dict[str, IQADataset]) -> DataFrame:
     """One row per side: its name, data set, number of records and of references, and label."""
-    from pandas import DataFrame  # not needed to load data
-
     rows = [(side, s.name, len(s), len(set(s.reference_ids)), s.label.name) for side, s in sides.items()]
     return DataFrame(rows, columns=["side", "data set", "records", "references", "label"])

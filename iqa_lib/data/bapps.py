@@ -8,7 +8,6 @@ official split is train and val. PRFNet's 187,744 triplets are `"all"`, which in
 """
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -38,11 +37,8 @@ ROOT/val/SET/...                         SET: traditional, cnn, superres, deblur
 )
 
 
-def records(
-    root: Path | None, *, split: str = "all", sets: Iterable[str] | None = None, problems: list[str] | None = None
-) -> list[Triplet]:
-    """One triplet for each judgement; `sets` are some of the split's (None: all), `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder, *, split: str = "all", sets: Iterable[str] | None = None) -> list[Triplet]:
+    """One triplet for each judgement; `sets` are some of the split's (None: all)."""
     found = [(part, name) for part in SETS if split in (part, "all") for name in SETS[part]]
     names = {name for _, name in found}
     if not (chosen := set(names if sets is None else sets)) <= names:

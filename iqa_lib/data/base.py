@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 
@@ -49,13 +50,8 @@ class Pair:
     original: float
     kind: str = ""
 
-    @property
-    def images(self) -> tuple[Path, Path]:
-        return self.reference, self.distorted
-
-    @property
-    def target(self) -> float:
-        return self.score
+    images = property(attrgetter("reference", "distorted"))
+    target = property(attrgetter("score"))
 
 
 @dataclass(frozen=True)
@@ -71,13 +67,8 @@ class Triplet:
     kind_a: str = ""
     kind_b: str = ""
 
-    @property
-    def images(self) -> tuple[Path, Path, Path]:
-        return self.reference, self.a, self.b
-
-    @property
-    def target(self) -> float:
-        return self.p_b
+    images = property(attrgetter("reference", "a", "b"))
+    target = property(attrgetter("p_b"))
 
 
 class IQADataset(Dataset):

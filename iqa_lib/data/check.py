@@ -35,9 +35,8 @@ class Count(NamedTuple):
 
     def __str__(self) -> str:
         found = f"{self.part}: {self.found:,} {self.what}"
-        if self.published is None:
-            return found
-        return f"{found}, {self.published:,} published{'' if self.verified else ' (unverified)'}"
+        published = "" if self.published is None else f", {self.published:,} published"
+        return found + published + (" (unverified)" if published and not self.verified else "")
 
     def differs(self, tolerance: float = 0) -> bool:
         """Whether a number is published and differs from what was found by more than that share of it."""
@@ -76,14 +75,9 @@ def check(
 ) -> Report:
     """Verify label files, counts, sides of the official split, and that every image exists and decodes.
 
-    It goes on after a problem, so that all are found. Nothing is ever downloaded.
-
-    Args:
-        name: One of `iqa_lib.data.NAMES`.
-        root: The folder that the archives were unpacked into; if it is not one, `DataError`.
-        decode: Whether to decode the images and compare their sizes, which takes most of the time.
-        contact_sheet: PNG file to draw some records with their labels into.
-        **options: Of the data set's `records`.
+    It goes on after a problem, so that all are found; only a `root` that is not a folder raises `DataError`. Nothing is
+    ever downloaded. Decoding the images and comparing their sizes takes most of the time: `decode=False` leaves it out.
+    `contact_sheet` is a PNG file to draw some records with their labels into; `options` are those of `records`.
     """
     module = reader(name)
     if name == "demo":
@@ -122,8 +116,8 @@ def where(name: str) -> str:
         return DEMO
     origin = module.ORIGIN
     archives, layout = "\n  ".join(origin.archives), origin.layout.replace("\n", "\n  ")
-    text = f"{origin.citation}\npage: {origin.page}\narchives:\n  {archives}\nlayout:\n  {layout}\n"
-    return f"{text}terms: {origin.terms}"
+    found = f"{origin.citation}\npage: {origin.page}\narchives:\n  {archives}\nlayout:\n  {layout}"
+    return f"{found}\nterms: {origin.terms}"
 
 
 def page(name: str) -> str:

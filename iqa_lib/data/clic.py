@@ -17,7 +17,6 @@ not verified: images may be in folders named by the first digit of their names, 
 
 from collections.abc import Iterator
 from itertools import zip_longest
-from pathlib import Path
 
 from iqa_lib.data.base import Label, Triplet
 from iqa_lib.data.folder import Counts, Folder, Line, Origin
@@ -50,11 +49,8 @@ Either part can be used without the other.""",
 )
 
 
-def records(
-    root: Path | None, *, split: str = "all", controls: bool = True, problems: list[str] | None = None
-) -> list[Triplet]:
-    """One triplet for each row of the lists; `controls` as above, `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder, *, split: str = "all", controls: bool = True) -> list[Triplet]:
+    """One triplet for each row of the lists; `controls` as above."""
     parts = [part for part in LISTS if split in (part, "all")]
     triplets = folder.read((answer for part in parts for answer in _answers(folder, part)), _triplet)
     return [triplet for triplet in triplets if controls or triplet.reference not in (triplet.a, triplet.b)]

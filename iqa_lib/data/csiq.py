@@ -11,7 +11,6 @@ There is no official split: 60/20/20 by reference.
 
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 from openpyxl import load_workbook
 
@@ -39,9 +38,8 @@ ROOT/dst_imgs/awgn/1600.AWGN.1.png       awgn, jpeg, jpeg2000, fnoise, blur, con
 )
 
 
-def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pair]:
-    """One pair for each row of the workbook, or line of the users' list; `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder) -> list[Pair]:
+    """One pair for each row of the workbook, or line of the users' list."""
     return folder.read(_labels(folder), _pair)
 
 
@@ -57,9 +55,8 @@ def _labels(folder: Folder) -> Iterator[Line]:
         names = "image", "dst_type", "dst_lev", "dmos"
         header = next((number for number, row in enumerate(rows) if {*names} <= {*row}), None)
         if header is None:
-            raise DataError(
-                f"{path}: no row of sheet all_by_image has the columns {', '.join(names)}: download it again"
-            )
+            expected = f"the columns {', '.join(names)}"
+            raise DataError(f"{path}: no row of sheet all_by_image has {expected}: download it again")
         columns = [rows[header].index(name) for name in names]
         while not any(rows[-1]):
             rows.pop()

@@ -38,8 +38,7 @@ from iqa_lib.files import atomic, cache_dir, sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 
-VERSION = 1
-"""Raise it with every change of the code that changes a pixel: it is part of the cache folder's name."""
+VERSION = 1  # part of the cache folder's name: raise it with every change of the code that changes a pixel
 SIZE = (512, 384)
 FRACTIONS = {"train": 0.7, "test": 0.3}
 RATINGS, RATING_SD = 30, 0.7
@@ -92,8 +91,7 @@ def load(
 
     Args:
         root: Folder for the images; None for the cache folder.
-        split: `"train"` (70 % of the references), `"test"` or `"all"`.
-        seed: Number of the split.
+        split: `"train"` (70 % of the references), `"test"` or `"all"`; `seed` is its number.
         task: `"pairs"`: distorted images with their scores; or `"triplets"`.
         photos: Folder of photographs to use instead of the packaged ones.
         scenes: Number of dead-leaves scenes among the references.
@@ -104,8 +102,7 @@ def load(
         types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
         by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
-    Raises:
-        DataError: Unknown split, task, type or `by`, or no usable photograph in the folder.
+    Raises DataError for an unknown split, task, type or `by`, or no usable photograph in the folder.
     """
     found = {reference.name: reference for reference in references(photos, scenes)}
     sides = by_reference(found, FRACTIONS, seed) | {"all": sorted(found)}
@@ -131,9 +128,8 @@ def references(photos: Path | str = "", scenes: int = 12) -> list[DemoReference]
     if photos:
         found = sorted(path for path in Path(photos).glob("*") if path.suffix.lower() in ENDINGS)
     if not found:
-        raise DataError(
-            f"photos: got no photograph in {photos}, expected four or more {', '.join(ENDINGS)} in a folder"
-        )
+        kinds = ", ".join(ENDINGS)
+        raise DataError(f"photos: got no photograph in {photos}, expected four or more {kinds} in a folder")
     taken = [DemoReference(f"{path.stem}-{sha256(path)[:8]}", photo=path) for path in found]
     return taken + [DemoReference(f"leaves{number:02d}", scene=number) for number in range(scenes)]
 
@@ -161,9 +157,8 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
         shade = ((across - x) * slope[0] + (down - y) * slope[1]) / radius
         canvas[rows, columns][visible] = np.clip(colour + shade[..., None], 0, 1)[visible]
         empty[rows, columns] &= ~visible
-    return np.asarray(
-        Image.fromarray((255 * canvas + 0.5).astype(np.uint8)).resize(size, Image.Resampling.BOX)
-    )  # (H, W, 3)
+    scene = Image.fromarray((255 * canvas + 0.5).astype(np.uint8))
+    return np.asarray(scene.resize(size, Image.Resampling.BOX))  # (H, W, 3)
 
 
 @cache
@@ -227,9 +222,8 @@ def _triplets(folder: Path, count: int, votes: int) -> list[Triplet]:
     for _ in range(count):
         a, b = (CELLS[i] for i in rng.choice(len(CELLS), 2, replace=False))
         p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
-        records.append(
-            Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, TYPES[a[0]], TYPES[b[0]])
-        )
+        kinds = TYPES[a[0]], TYPES[b[0]]
+        records.append(Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, *kinds))
     return records
 
 

@@ -26,7 +26,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,19 +53,19 @@ class Distortion:
 def distort(
     image: np.ndarray, number: int, level: int, rng: np.random.Generator | None = None, *, final_stretch: bool = True
 ) -> np.ndarray:
-    """Distort a photograph as KADID-10k does, to uint8 (H, W, 3).
+    """Distort an RGB photograph, uint8 (H, W, 3), as KADID-10k does, by its type `number`, 1 to 25, at `level`, 1 to 5.
 
-    Args:
-        image: RGB photograph, uint8 (H, W, 3), at least 64 x 64; the levels are made for about 512 x 384.
-        number: Type of distortion, 1 to 25.
-        level: KADID-10k's level, 1 to 5.
-        rng: Needed by the random types only; the same state draws the same places and directions at every level.
-        final_stretch: Stretch the result to the full range, as KADID-10k does; otherwise it is only clipped.
-
-    Raises:
-        ValueError: The photograph, the type or the level is unusable, or a random type has no generator.
+    The photograph must be at least 64 x 64; the levels are made for about 512 x 384. Only random types need `rng`; the
+    same state draws the same places and directions at every level. The result, uint8 (H, W, 3), is stretched to the
+    full range, as KADID-10k does, or only clipped if `final_stretch` is False. ValueError if the photograph, the type
+    or the level is unusable, or a random type has no generator.
     """
-    _check_image(image)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image: got {got}, expected uint8 (H, W, 3): convert with np.asarray(image.convert('RGB'))")
+    if min(image.shape[:2]) < 64:
+        got, todo = image.shape[:2], "distort the whole photograph (about 384 x 512) and crop afterwards"
+        raise ValueError(f"image: got {got[0]} x {got[1]} pixels, expected at least 64 x 64: {todo}")
     for name, value, last in (("number", number, len(DISTORTIONS)), ("level", level, 5)):
         if not isinstance(value, int | np.integer) or not 1 <= value <= last:
             raise ValueError(f"{name}: got {value!r}, expected an integer from 1 to {last}")
@@ -77,15 +76,6 @@ def distort(
     draws = (rng,) if distortion.random else ()
     result = distortion.apply(_stretch(image / 255), distortion.levels[level - 1], *draws)
     return _to_uint8(_stretch(result) if final_stretch else result)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"image: got {got}, expected uint8 (H, W, 3): convert with np.asarray(image.convert('RGB'))")
-    if min(image.shape[:2]) < 64:
-        got, todo = image.shape[:2], "distort the whole photograph (about 384 x 512) and crop afterwards"
-        raise ValueError(f"image: got {got[0]} x {got[1]} pixels, expected at least 64 x 64: {todo}")
 
 
 def _stretch(x: np.ndarray) -> np.ndarray:
@@ -131,7 +121,7 @@ def _lift(x: np.ndarray, amount: float) -> np.ndarray:
     return np.clip(x + 2 * amount * x * (1 - x), 0, 1)
 
 
-def _through_codec(x: np.ndarray, **options: Any) -> np.ndarray:
+def _through_codec(x: np.ndarray, **options) -> np.ndarray:
     """Write 8 bit with Pillow's codec and read back."""
     stream = io.BytesIO()
     Image.fromarray(_to_uint8(x)).save(stream, **options)
@@ -346,20 +336,14 @@ def non_eccentricity_patch(x: np.ndarray, patches: float, rng: np.random.Generat
 
 
 def pixelate(x: np.ndarray, strength: float) -> np.ndarray:
-    """Type 21: scaled by 0.95 - strength^0.6 and back, nearest neighbour both ways."""
+    """Type 21: sides scaled to ceil((0.95 - strength^0.6) side) and back, nearest neighbour both ways."""
     scale = 0.95 - strength**0.6
-    rows, columns = (_down_and_up(side, scale) for side in x.shape[:2])
-    return x[rows[:, None], columns]
-
-
-def _down_and_up(side: int, scale: float) -> np.ndarray:
-    """Source index of each pixel after shrinking a side to ceil(scale side) and growing it back."""
-    small = math.ceil(scale * side)
-    down, up = (
-        np.clip(np.floor((np.arange(new) + 0.5) / factor).astype(int), 0, old - 1)
-        for old, new, factor in ((side, small, scale), (small, side, side / small))
-    )
-    return down[up]
+    for axis, side in enumerate(x.shape[:2]):
+        small = math.ceil(scale * side)
+        down = ((np.arange(small) + 0.5) / scale).astype(int).clip(0, side - 1)
+        up = ((np.arange(side) + 0.5) / (side / small)).astype(int).clip(0, small - 1)
+        x = x.take(down[up], axis)
+    return x
 
 
 def quantization(x: np.ndarray, thresholds: float) -> np.ndarray:

@@ -42,10 +42,8 @@ class Origin:
     @property
     def help(self) -> str:
         """What to do about a folder that is not as expected."""
-        return (
-            f"expected layout:\n{self.layout}\nOfficial page: {self.page}\n"
-            f"`python -m iqa_lib.data where {self.name}` prints archives and terms"
-        )
+        more = f"`python -m iqa_lib.data where {self.name}` prints archives and terms"
+        return f"expected layout:\n{self.layout}\nOfficial page: {self.page}\n{more}"
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -176,11 +174,9 @@ class Folder:
         if self.problems is not None:
             self.problems += self._missing
         elif self._missing:
-            first, name = "\n".join(self._missing[:5]), self.origin.name
-            raise DataError(
-                f"{name}: {len(self._missing)} of {len(self._images)} images are missing, first:\n{first}\n"
-                f"`python -m iqa_lib.data check {name} {self.root}` lists all; {self.origin.help}"
-            )
+            first, name, missing = "\n".join(self._missing[:5]), self.origin.name, len(self._missing)
+            todo = f"`python -m iqa_lib.data check {name} {self.root}` lists all; {self.origin.help}"
+            raise DataError(f"{name}: {missing} of {len(self._images)} images are missing, first:\n{first}\n{todo}")
         return [record for record in records if record is not None]
 
     def lines(self, *candidates: str, columns: int | None = None, separator: str | None = ",") -> Iterator[Line]:
@@ -219,9 +215,7 @@ def parsing(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({reason}): download or copy the file again") from error
 
 
-def load_side(
-    module: ModuleType, root: Path | None, *, split: str, seed: int, by: str = "reference", **options
-) -> IQADataset:
+def load_side(module: ModuleType, root: Path | None, *, split: str, seed: int, by="reference", **options) -> IQADataset:
     """One side of the data set that a reader's module reads, `options` as in its `records`, `by` as in `deal`."""
     origin = module.ORIGIN
     check_choice(origin.sides, error=DataError, split=split)
@@ -232,14 +226,13 @@ def load_side(
     return IQADataset(origin.name, split, records, module.LABEL)
 
 
-def read_part(module: ModuleType, root: Path | str | None, part: str, **options) -> list:
-    """The records of a part of a data set."""
-    return module.records(root, **({} if part == "all" else {"split": part}), **options)
+def read_part(module: ModuleType, root: Path | str | None, part: str, *, problems=None, **options) -> list:
+    """The records of a part of a data set; `problems` as in `Folder`."""
+    options |= {} if part == "all" else {"split": part}
+    return module.records(Folder(root, module.ORIGIN, problems), **options)
 
 
-def deal(
-    records: Sequence[Pair] | Sequence[Triplet], split: str, fractions: dict[str, float], seed: int, by: str
-) -> list:
+def deal(records: Sequence[Pair | Triplet], split: str, fractions: dict[str, float], seed: int, by: str) -> list:
     """The records on one side of a split that is not official: a key of `fractions`, or `"all"`.
 
     `by="reference"` puts no reference on two sides; `"row"` leaks references, to repeat papers that did so and to
@@ -256,16 +249,14 @@ def deal(
 def _read_text(path: Path) -> list[str]:
     """Lines of a UTF-8 text file (with or without a byte order mark, LF or CRLF, end of the last line optional)."""
     with parsing(path):
-        data = path.read_bytes()
+        data, todo = path.read_bytes(), "download it again or save it as UTF-8"
     if b"\0" in data or data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(
-            f"{path}: got UTF-16 or binary data, expected UTF-8 text: download it again or save it as UTF-8"
-        )
+        raise DataError(f"{path}: got UTF-16 or binary data, expected UTF-8 text: {todo}")
     try:
         text = data.decode("utf-8-sig").rstrip()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: is not UTF-8: download it again or save it as UTF-8") from error
+        raise DataError(f"{path}, line {line}: is not UTF-8: {todo}") from error
     if not text:
         raise DataError(f"{path}: is empty: download it again")
     return text.split("\n")

@@ -6,8 +6,6 @@ better, and the score is the label as is. The column `var` is a variance; it is 
 There is no official split: 80/20 by reference.
 """
 
-from pathlib import Path
-
 from iqa_lib.data.base import Label, Pair
 from iqa_lib.data.distortions import DISTORTIONS
 from iqa_lib.data.folder import Counts, Folder, Line, Origin
@@ -30,9 +28,8 @@ ROOT/images/I01_01_01.png      image_type_level""",
 )
 
 
-def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pair]:
-    """One pair for each line of `dmos.csv`; `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder) -> list[Pair]:
+    """One pair for each line of `dmos.csv`."""
     return folder.read(folder.table("dmos.csv", columns=("dist_img", "ref_img", "dmos")), _pair)
 
 

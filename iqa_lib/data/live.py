@@ -10,8 +10,6 @@ copies of references (`orgs` is 1), which are left out. Some references are Koda
 There is no official split: 60/20/20 by reference.
 """
 
-from pathlib import Path
-
 import numpy as np
 from scipy.io import loadmat
 
@@ -41,10 +39,9 @@ ROOT/jp2k/img1.bmp             to img227; jpeg 233; wn, gblur, fastfading 174 ea
 )
 
 
-def records(root: Path | None, *, dmos: str = "realigned", problems: list[str] | None = None) -> list[Pair]:
-    """One pair for each distorted image; `dmos` names the label file, `problems` as in `Folder`."""
+def records(folder: Folder, *, dmos: str = "realigned") -> list[Pair]:
+    """One pair for each distorted image; `dmos` names the label file."""
     check_choice(DMOS, error=DataError, dmos=dmos)
-    folder = Folder(root, ORIGIN, problems)
     file, key = DMOS[dmos]
     images = [(kind, f"{kind}/img{number + 1}.bmp") for kind, count in FOLDERS.items() for number in range(count)]
     rows = []

@@ -13,7 +13,6 @@ The official split is train, val and test, by reference. PRFNet's 82,080 pairs a
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from iqa_lib.data.base import Label, Triplet
 from iqa_lib.data.folder import Counts, Folder, Line, Origin
@@ -42,11 +41,8 @@ ROOT/distorted_images/train/ref_1/distort_1_TYPE_inter_1.png     also val, test"
 )
 
 
-def records(
-    root: Path | None, *, split: str = "all", include_test=True, controls=True, problems: list[str] | None = None
-) -> list[Triplet]:
-    """One triplet for each line of the label files; options as above, `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder, *, split: str = "all", include_test: bool = True, controls: bool = True) -> list[Triplet]:
+    """One triplet for each line of the label files; options as above."""
     parts = [part for part in COLUMNS if split == part or (split == "all" and (include_test or part != "test"))]
     triplets = folder.read((line for part in parts for line in _lines(folder, part)), _triplet)
     return [triplet for triplet in triplets if controls or triplet.reference not in (triplet.a, triplet.b)]

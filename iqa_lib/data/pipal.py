@@ -9,8 +9,6 @@ The archives spread the distorted images over four folders; some copies hold the
 There is no official split of this release: 80/20 by reference; papers that test on all of it use `"all"`.
 """
 
-from pathlib import Path
-
 from iqa_lib.data.base import Label, Pair
 from iqa_lib.data.folder import Counts, Folder, Line, Origin
 
@@ -32,9 +30,8 @@ ROOT/Distortion_1/A0000_00_00.bmp        image_type_level, in Distortion_1 to Di
 )
 
 
-def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pair]:
-    """One pair for each line of the label files; `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder) -> list[Pair]:
+    """One pair for each line of the label files."""
     names = sorted(folder.stems("Train_Label", ".txt") | folder.stems("Train_Ref", ".bmp"))
     lines = (line for name in names for line in folder.lines(f"Train_Label/{name.upper()}.txt", columns=2))
     return folder.read(lines, _pair)

@@ -27,7 +27,7 @@ CROSS_TYPES = frozenset({2, 6, 10, 13, 17, 20, 24})
 Sides = dict[str, IQADataset]
 
 
-def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False, demo: dict | None = None) -> Sides:
+def prfnet(dataset: str, root: Path | str, *, seed=0, clean=False, demo: dict | None = None) -> Sides:
     """The sides of PRFNet (section 3.1): `coarse` (hard labels), `fine` (soft labels) and `test`.
 
     `"clic"`: CLIC-T; BAPPS and PieAPP; CLIC-V. `"demo"`: single votes; shares of ten votes on other triplets of the
@@ -40,14 +40,13 @@ def prfnet(dataset: str, root: Path | str, *, seed: int = 0, clean: bool = False
     else:
         official = "train" if clean else "all"
         soft = [load(name, Path(root) / name, split=official) for name in ("bapps", "pieapp")]
-        fine = joined(*soft, label=Label("share preferring B", 0.0, 1.0, True))
+        records, label = [*soft[0].records, *soft[1].records], Label("share preferring B", 0.0, 1.0, True)
+        fine = IQADataset("bapps+pieapp", f"{official}+{official}", records, label)
         coarse, test = side(split="train"), side(split="validation")
     return {"coarse": coarse, "fine": fine, "test": test}
 
 
-def iqa_tmfm(
-    dataset: str, root: Path | str, *, seed: int = 0, hold_out: bool = False, by: str = "row", demo: dict | None = None
-) -> Sides:
+def iqa_tmfm(dataset: str, root: Path | str, *, seed=0, hold_out=False, by="row", demo: dict | None = None) -> Sides:
     """The sides of IQA-TMFM: `train` and `test`, with `hold_out` also `selection`.
 
     `"clic"`: CLIC-T, tested on CLIC-V. `"demo"`: single votes, tested on held-out references. `selection` is the fifth
@@ -60,23 +59,14 @@ def iqa_tmfm(
 
 
 def scored(
-    dataset: str,
-    root: Path | str,
-    *,
-    seed: int = 0,
-    cross: str = "",
-    hold_out: bool = False,
-    by: str = "reference",
-    demo: dict | None = None,
+    dataset: str, root: Path | str, *, seed=0, cross="", hold_out=False, by="reference", demo: dict | None = None
 ) -> Sides:
     """The sides of a network trained on pairs with scores (AHIQ, FR+NR, TOPIQ): `train`, `test` and more.
 
-    Args, besides the module's:
-        cross: Another data set, tested as a whole, as side `cross`. With `"demo"` the network is trained and tested on
-            18 types of distortion, and `cross` has the 7 others, on the references of `test`.
-        hold_out: Add side `selection`, to choose an epoch by: the `val` of LIVE, CSIQ and TID2013, elsewhere a fifth of
-            the training references.
-        by: `"reference"`, or `"row"`, which leaks references, to measure the effect.
+    `cross` is another data set, tested as a whole, as side `cross`. With `"demo"` the network is trained and tested on
+    18 types of distortion, and `cross` has the 7 others, on the references of `test`. `hold_out` adds side `selection`,
+    to choose an epoch by: the `val` of LIVE, CSIQ and TID2013, elsewhere a fifth of the training references.
+    `by="row"` leaks references, to measure the effect.
     """
     if cross and (cross not in PAIR_SETS or (cross == "demo") != (dataset == "demo")):
         raise DataError(f"cross: got {cross!r} with {dataset!r}, expected another of {', '.join(PAIR_SETS)}, or none")
@@ -95,14 +85,7 @@ def scored(
 
 
 def topiq(
-    dataset: str,
-    root: Path | str,
-    *,
-    task: str = "score",
-    trained: bool = True,
-    seed: int = 0,
-    cross: str = "",
-    demo: dict | None = None,
+    dataset: str, root: Path | str, *, task="score", trained=True, seed=0, cross="", demo: dict | None = None
 ) -> Sides:
     """The sides of TOPIQ: `test`, with `train` for what is trained, and perhaps `cross`.
 
@@ -131,12 +114,6 @@ def scaled_by_train(sides: Sides) -> Sides:
     """Each side's scores scaled by the lowest and highest of the training side, but for `cross`, kept as it is."""
     low, high = map(float, sides["train"].targets.aminmax())
     return {side: pairs if side == "cross" else scaled(pairs, low, high) for side, pairs in sides.items()}
-
-
-def joined(*datasets: IQADataset, label: Label) -> IQADataset:
-    """Several data sets of one kind as one, its name and split those of all, joined by `+`."""
-    names, splits = ("+".join(getattr(dataset, part) for dataset in datasets) for part in ("name", "split"))
-    return IQADataset(names, splits, [record for dataset in datasets for record in dataset.records], label)
 
 
 def _loader(allowed: Iterable[str], dataset: str, root: Path | str, demo: dict | None, **options) -> Callable:

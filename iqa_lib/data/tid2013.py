@@ -9,8 +9,6 @@ also occur in LIVE, so the two sets share content.
 There is no official split: 60/20/20 by reference.
 """
 
-from pathlib import Path
-
 from iqa_lib.data.base import Label, Pair
 from iqa_lib.data.folder import Counts, Folder, Line, Origin
 
@@ -33,9 +31,8 @@ ROOT/distorted_images/I01_01_1.bmp       image_type_level, in any case""",
 )
 
 
-def records(root: Path | None, *, problems: list[str] | None = None) -> list[Pair]:
-    """One pair for each line of `mos_with_names.txt`; `problems` as in `Folder`."""
-    folder = Folder(root, ORIGIN, problems)
+def records(folder: Folder) -> list[Pair]:
+    """One pair for each line of `mos_with_names.txt`."""
     return folder.read(folder.lines("mos_with_names.txt", columns=2, separator=None), _pair)
 
 

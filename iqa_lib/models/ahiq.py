@@ -52,14 +52,11 @@ from iqa_lib.weights import Weights, load_complete, read_content, renamed, tenso
 FUSIONS = ("deform+concat", "concat", "cnn", "vit")
 POOLINGS = ("patch", "spatial", "both")
 PRESETS = {"paper": {"resnet152_blocks": "layer1"}, "official_code": {"resnet152_blocks": "layer2"}}
-
 VITS = {f"b{patch}": (f"vit_base_patch{patch}_224.augreg_in21k_ft_in1k", patch) for patch in (8, 16)}
 """Full timm tag and patch size."""
-
 VIT_BLOCKS = 5
 VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
-
 _LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
 _BLOCK35 = ("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
 _SIX_OF_LAYER2 = ("layer2.0", "layer2.1", "layer2.3", "layer2.4", "layer2.5", "layer2.7")
@@ -76,7 +73,6 @@ CNNS = {
 
 `"packaged"`, not in the paper, needs no download: its maps of strides 4, 8 and 16 are used.
 """
-
 RESNET152_LAYER2 = ("resnet152.a1h_in1k", 2, _SIX_OF_LAYER2, 3072)
 
 
@@ -141,10 +137,8 @@ class Backbones(nn.ModuleDict):
 class DeformFusion(nn.Module):
     """The CNN's map, sampled where the ViT's map of the reference points, on the grid of the ViT's patches.
 
-    Args:
-        deform: False leaves out the offsets and the deformable convolution (Table 6).
-        project: Project the map to 768 channels first, by a 1x1 convolution (HRNet).
-        width: Of the layers, as a fraction of the paper's.
+    `deform=False` leaves out the offsets and the deformable convolution (Table 6); `project` puts a 1x1 convolution to
+    768 channels first (HRNet); `width` is that of the layers, as a fraction of the paper's.
     """
 
     def __init__(self, channels: int, patch: int, *, deform: bool, project: bool, width: float = 1.0):
@@ -224,9 +218,8 @@ class AHIQ(nn.Module):
 
     Args:
         preset: `"paper"` or `"official_code"`, see the module's docstring.
-        cnn: A name in `CNNS` (Table 7).
-        vit: `"b8"` or `"b16"`. Its patch is the grid of the score map, also with `fusion="cnn"`.
-        cnn_weights, vit_weights: See `iqa_lib.backbones.Backbone`.
+        cnn, cnn_weights: A name in `CNNS` (Table 7), and its weights, see `iqa_lib.backbones.Backbone`.
+        vit, vit_weights: `"b8"` or `"b16"`, likewise. Its patch is the grid of the score map, also with `fusion="cnn"`.
         fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Unused backbones are not built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
         norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.
@@ -289,9 +282,7 @@ class AHIQ(nn.Module):
         It does not hold the backbones: `options` choose them (`vit="b16"`, `vit_weights=...`). A file of a whole model
         works too, with tensors under `params` and the prefixes `deform_net.`, `regressor.`, and for the backbones'
         weights, if it has them, `resnet50.` and `vit.`. Files trained by IQA-PyTorch need `norm="imagenet"`.
-
-        Raises:
-            WeightsError: The file cannot be read safely, or a tensor is missing or does not fit; the message names it.
+        WeightsError if the file cannot be read safely, or a tensor is missing or does not fit; the message names it.
         """
         with torch.serialization.safe_globals(NUMPY_NUMBERS):
             state = renamed(_flat(read_content(path, "params"), path), AUTHOR_KEYS)
@@ -337,13 +328,11 @@ class AHIQ(nn.Module):
         """`F = [V, DeformFusion(C)]` of references and distorted images, `(2B, C, h, w)`, and the offsets if any."""
         if self.fusion == "vit":
             return features[0], None
-        if self.fusion == "cnn":
-            return self.deform_net(features[0], None), None
-        cnn, vit = features
-        if self.fusion == "concat":
-            return torch.cat([vit, self.deform_net(cnn, None)], dim=1), None
-        offsets = self.deform_net.offsets(vit.chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
-        return torch.cat([vit, self.deform_net(cnn, torch.cat([offsets, offsets]))], dim=1), offsets
+        cnn, *vit = features
+        if self.fusion != "deform+concat":
+            return torch.cat([*vit, self.deform_net(cnn, None)], dim=1), None
+        offsets = self.deform_net.offsets(vit[0].chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
+        return torch.cat([*vit, self.deform_net(cnn, torch.cat([offsets, offsets]))], dim=1), offsets
 
 
 AUTHOR_KEYS = ((r"^resnet50\.", "backbone.cnn.net.model."), (r"^vit\.", "backbone.vit.net.model."))

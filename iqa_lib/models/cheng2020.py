@@ -21,19 +21,7 @@ from iqa_lib.weights import find_weights, load_complete, read_checkpoint, rename
 
 WIDTHS = {1: 128, 2: 128, 3: 128, 4: 192, 5: 192, 6: 192}
 """Channels for each quality: the higher, the more bits the codec spends."""
-
 _PEDESTAL = 2.0**-36
-
-
-class LowerBound(nn.Module):
-    """The larger of a tensor and a bound that is kept with the weights."""
-
-    def __init__(self, bound: float):
-        super().__init__()
-        self.register_buffer("bound", torch.tensor([bound]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.maximum(x, self.bound)
 
 
 class NonNegative(nn.Module):
@@ -42,10 +30,11 @@ class NonNegative(nn.Module):
     def __init__(self, minimum: float):
         super().__init__()
         self.register_buffer("pedestal", torch.tensor([_PEDESTAL]))
-        self.lower_bound = LowerBound((minimum + _PEDESTAL) ** 0.5)
+        self.lower_bound = nn.Module()  # CompressAI's key is `lower_bound.bound`
+        self.lower_bound.register_buffer("bound", torch.tensor([(minimum + _PEDESTAL) ** 0.5]))
 
     def forward(self, stored: Tensor) -> Tensor:
-        return self.lower_bound(stored).square() - self.pedestal
+        return torch.maximum(stored, self.lower_bound.bound).square() - self.pedestal
 
 
 class GDN(nn.Module):
@@ -91,11 +80,8 @@ class StridedResidualBlock(nn.Module):
 class Cheng2020Anchor(nn.Module):
     """Feature maps of g_a at strides 8 and 16; takes the place of a frozen `iqa_lib.backbones.Backbone`.
 
-    Args:
-        quality: 1 to 6, which of the released codecs.
-        weights: See `iqa_lib.weights.find_weights`. A file has CompressAI's layout: of the whole codec or of g_a, bare
-            or under `state_dict`; it must be of this quality.
-
+    `quality`, 1 to 6, is that of the released codec; for `weights` see `iqa_lib.weights.find_weights`. A file has
+    CompressAI's layout: of the whole codec or of g_a, bare or under `state_dict`; it must be of this quality.
     Attributes and errors as `Backbone`; `frozen` is always true.
     """
 

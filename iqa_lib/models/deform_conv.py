@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
-MOST_SAMPLES = 2**24
-"""How many numbers the CPU kernel samples at a time: 64 MB, or one image's."""
+MOST_SAMPLES = 2**24  # numbers that the CPU kernel samples at a time, if one image does not need more: 64 MB
 
 
 class DeformConv(DeformConv2d):
@@ -56,6 +55,5 @@ def _neighbours(point: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """The pixels before and after each point of a line of `size` pixels, clamped to it, and their shares, 0 off it."""
     before = point.detach().floor()
     share = point - before
-    inside = [(pixel >= 0) & (pixel < size) for pixel in (before, before + 1)]
-    pixels = [pixel.long().clamp(0, size - 1) for pixel in (before, before + 1)]
-    return list(zip(pixels, ((1 - share) * inside[0], share * inside[1]), strict=True))
+    both = (before, 1 - share), (before + 1, share)
+    return [(x.long().clamp(0, size - 1), part * ((x >= 0) & (x < size))) for x, part in both]

@@ -110,13 +110,10 @@ class FRNR(nn.Module):
         taps: Indices of the encoder's stages; by default those with strides 2, 4, 8, 16.
         vgg_taps: `"pre_pool"` or `"post_pool"`, see the module's docstring.
         freeze_backbone: Train nothing of the pretrained branch.
-        hidden: Widths of the head's hidden layers.
-        dropout: After each hidden layer.
+        hidden, dropout: Widths of the head's hidden layers; dropout after each of them.
 
-    Attributes:
-        backbone: The pretrained branch's encoder; None without that branch.
-        channels: Channels of each scale; for each branch they add up to `width`, the length D of the head's vector.
-        min_size: Smallest side of images: 32, or 43 for Inception-v3.
+    Attributes: `backbone`, the pretrained branch's encoder, or None; `channels` of each scale; `width`, the length D of
+    the head's vector, all branches' channels; `min_size`, the shortest side of images: 32, or 43 for Inception-v3.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1] and returns scores `(B,)` on the scale of the
     training labels: higher is better. With `return_maps=True` also a dict: for each branch and scale the mean over

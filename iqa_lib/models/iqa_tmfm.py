@@ -115,8 +115,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, dim: int, heads: int, head_dim: int, hidden: int, dropout: float, causal: bool):
         super().__init__()
         self.causal = causal
-        self.attention = Attention(dim, heads, head_dim, dropout)
-        self.cross = Attention(dim, heads, head_dim, dropout)
+        self.attention, self.cross = (Attention(dim, heads, head_dim, dropout) for _ in range(2))
         self.ffn = FeedForward(dim, hidden, dropout)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-2) for _ in range(3))
 
@@ -185,8 +184,7 @@ class IQATMFM(nn.Module):
         residual: `"nonlinear"` (NRM) or `"subtract"` (Table 2's "w/o NRM").
         decoder_mask: `"none"` or `"causal"`; None: as the preset says.
         dim, hidden: Width of the tokens, and of the feed-forward layers.
-        heads, head_dim: Of each attention.
-        layers: Of encoder and of decoder.
+        layers, heads, head_dim: Layers of encoder and of decoder; heads of each attention, and their width.
         dropout: Of embeddings, attention weights, attention and feed-forward outputs.
 
     `model(reference, a, b)` takes crops `(B, 3, S, S)` in [0, 1], or `(B, n, 3, S, S)`: n crops of a triplet, whose
@@ -228,8 +226,7 @@ class IQATMFM(nn.Module):
         if backbone in CODECS:
             self.backbone = Cheng2020Anchor(quality=CODECS.index(backbone) + 1, weights=weights)
         else:
-            taps = taps_at(backbone, (8, 16))
-            self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=True, norm=norm)
+            self.backbone = Backbone(backbone, taps=taps_at(backbone, (8, 16)), weights=weights, frozen=True, norm=norm)
         channels = self.backbone.channels
         nonlinear = residual == "nonlinear"
         self.residual = nn.ModuleList(NonlinearResidual(c) if nonlinear else Subtraction() for c in channels)
@@ -275,10 +272,8 @@ class IQATMFM(nn.Module):
     def from_author_checkpoint(cls, path: Path | str, **options) -> "IQATMFM":
         """The network with the head that the authors' code saved (`checkpoint_*.pth.tar`), or of a bare state dict.
 
-        The file does not hold the backbone. `preset="official_code"` runs the head as the authors did.
-
-        Raises:
-            WeightsError: The file cannot be read, or a tensor is missing or does not fit; the message names it.
+        The file does not hold the backbone. `preset="official_code"` runs the head as the authors did. WeightsError if
+        the file cannot be read, or a tensor is missing or does not fit; the message names it.
         """
         model = cls(**options)
         state = renamed(read_checkpoint(path, "state_dict"), AUTHOR_KEYS)
@@ -297,9 +292,8 @@ class MetricFusion(nn.Module):
     def __init__(self, inputs: int, *, hidden: tuple[int, ...] = (192, 64, 64, 32, 16, 8, 4), activation: str = "relu"):
         super().__init__()
         check_choice(ACTIVATIONS, activation=activation)
-        between, layers = nn.ReLU if activation == "relu" else nn.GELU, []
-        for widths in pairwise((inputs, *hidden)):
-            layers += [nn.Linear(*widths), between()]
+        between = nn.ReLU if activation == "relu" else nn.GELU
+        layers = [layer for widths in pairwise((inputs, *hidden)) for layer in (nn.Linear(*widths), between())]
         self.mlp = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
@@ -318,26 +312,15 @@ class MetricFusion(nn.Module):
 class FusedIQATMFM(nn.Module):
     """The whole IQA-TMFM: the triplet network, and the fusion of its logit with other metrics.
 
-    Args:
-        network: Trained in the first stage.
-        metrics: Number of metrics.
-        metric_input: For each metric m, `"pair"`: m(R, A) and m(R, B); `"difference"`: m(R, B) - m(R, A).
-        activation: See `MetricFusion`.
-        freeze_network: Train only the fusion.
+    `network` was trained in the first stage; `metrics` is the number of metrics. With `metric_input` `"pair"` each
+    metric m enters as m(R, A) and m(R, B), with `"difference"` as m(R, B) - m(R, A). `freeze_network` trains only the
+    fusion; for `activation` see `MetricFusion`.
 
     `model(reference, a, b, metrics)` takes images as `IQATMFM` does, and `metrics` `(B, m, 2)`, each metric's scores
     of A and B in its own unit; it returns the fused logit `(B,)` that B is closer.
     """
 
-    def __init__(
-        self,
-        network: IQATMFM,
-        metrics: int,
-        *,
-        metric_input: str = "pair",
-        activation: str = "relu",
-        freeze_network: bool = False,
-    ):
+    def __init__(self, network: IQATMFM, metrics: int, *, metric_input="pair", activation="relu", freeze_network=False):
         super().__init__()
         check_choice(METRIC_INPUTS, metric_input=metric_input)
         self.network, self.metric_input, self.freeze_network = network, metric_input, freeze_network
@@ -369,13 +352,8 @@ class FusedIQATMFM(nn.Module):
 def tree_fusion(inputs: Tensor, p_b: Tensor, *, seed: int = 0) -> HistGradientBoostingClassifier:
     """The paper's other fusion, a decision tree; boosted here, since the paper does not state its kind.
 
-    Args:
-        inputs: `FusedIQATMFM.inputs` of the training split, `(N, inputs)`.
-        p_b: Labels `(N,)`; shares of one half or more count as B.
-        seed: Of the trees.
-
-    Returns:
-        A classifier; `predict_proba(inputs)[:, 1]` is the probability that B is closer.
+    `inputs` are `FusedIQATMFM.inputs` of the training split, `(N, inputs)`, `p_b` its labels `(N,)`: shares of one half
+    or more count as B. The classifier's `predict_proba(inputs)[:, 1]` is the probability that B is closer.
     """
     return HistGradientBoostingClassifier(random_state=seed).fit(inputs.numpy(), (p_b >= 0.5).numpy())
 

@@ -35,19 +35,15 @@ def build_lpips(net: str) -> lpips.LPIPS:
 class LPIPSPlus(nn.Module):
     """LPIPS with a semantically weighted mean over space: `sum_m sum(Resize(F_i) * S_m) / sum(Resize(F_i))` (eq. 1).
 
-    S_m are the distances in layer m, F_i the features of the reference in layer i.
-
-    Args:
-        net: `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7).
-        semantic_layer: The layer i, counted from 0; None is plain LPIPS, the unweighted mean.
-        weights: See `iqa_lib.weights.load_pretrained`.
+    S_m are the distances in layer m, F_i the features of the reference in layer i: `semantic_layer`, counted from 0, or
+    None for plain LPIPS, the unweighted mean. `net` is `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7); for `weights`
+    see `iqa_lib.weights.load_pretrained`.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each, and
     returns distances `(B,)`: lower is better, 0 for equal images. Plain LPIPS is symmetric, LPIPS+ is not. With
     `return_maps=True` also a dict: `distance_0..` `(B, 1, h_m, w_m)`, the S_m, and `activation_0..` of the same sizes,
-    the reference's features averaged over channels; the semantic weight is `activation_i`.
-
-    Attribute `weights`: what was loaded, an `iqa_lib.weights.Weights`.
+    the reference's features averaged over channels; the semantic weight is `activation_i`. The attribute `weights` is
+    what was loaded, an `iqa_lib.weights.Weights`.
     """
 
     higher_is_better = False

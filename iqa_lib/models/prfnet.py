@@ -155,23 +155,19 @@ class PRFNet(nn.Module):
     """The triplet network: shared backbone, four cross subtraction blocks, fusion, head.
 
     Args:
-        backbone: Full timm tag of a CNN with strides 4, 8, 16, 32.
+        backbone, weights: Full timm tag of a CNN with strides 4, 8, 16, 32; weights as in `iqa_lib.backbones.Backbone`.
         se: Squeeze-and-excitation in the backbone, which makes the default backbone the paper's SE-Res2Net50.
         stem_pool: See the module's docstring.
-        weights: See `iqa_lib.backbones.Backbone`.
         freeze_backbone: Train nothing of the backbone (the paper's second step); BatchNorm statistics stay, too.
         width: Channels of each difference map; a scale has twice as many.
-        fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2).
+        fusion: `"prf"` (the paper), `"fpn"` or `"bifpn"` (Table 2), of which `bifpn_repeats` is the number of rounds.
         gate_conv: `"full"`, `"single"` or `"bnrelu"`, for `fusion="prf"`.
-        bifpn_repeats: Rounds of the BiFPN.
-        hidden: Width of the head's hidden layer.
-        dropout: Before the last layer.
+        hidden, dropout: Width of the head's hidden layer; dropout before the last layer.
 
     `model(reference, a, b)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each of the three, and
     returns the logit `(B,)` that **B** is closer; its sigmoid is the paper's q. With `return_maps=True` also a dict:
     `gate_w2..gate_w4` `(B, 1, h, w)` in (0, 1) (`fusion="prf"`), and `difference_a_1..4`, `difference_b_1..4`
-    `(B, width, h_i, w_i)`, at least 0.
-    Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
+    `(B, width, h_i, w_i)`, at least 0. Unknown options, and images of wrong rank, dtype, range or size: ValueError.
     """
 
     min_size = 32

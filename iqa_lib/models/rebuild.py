@@ -31,8 +31,7 @@ def described(model: nn.Module | None) -> dict | None:
 def rebuilt(description: dict) -> nn.Module:
     """A model of that class and those options, in eval mode, with random weights: load its own next.
 
-    Raises:
-        ValueError: `iqa_lib.models` has no such class, or its options have changed.
+    ValueError if `iqa_lib.models` has no such class, or its options have changed.
     """
     name, options = description["class"], description["options"]
     options = {option: rebuilt(value) if isinstance(value, dict) else value for option, value in options.items()}

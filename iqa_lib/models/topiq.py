@@ -75,7 +75,9 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def forward(self, queries: Tensor, tokens: Tensor, *, return_map: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = self._project(queries, tokens)  # (B, heads, L, dim / heads)
+        dim, weight, bias = queries.shape[-1], self.in_proj_weight, self.in_proj_bias
+        q, kv = F.linear(queries, weight[:dim], bias[:dim]), F.linear(tokens, weight[dim:], bias[dim:])
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, *kv.chunk(2, dim=-1)))
         attention, dropout = None, self.dropout if self.training else 0.0
         if return_map:
             attention = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)  # (B, heads, L, L)
@@ -83,11 +85,6 @@ class Attention(nn.Module):
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2)), attention  # (B, L, dim)
-
-    def _project(self, queries: Tensor, tokens: Tensor) -> list[Tensor]:
-        dim, weight, bias = queries.shape[-1], self.in_proj_weight, self.in_proj_bias
-        q, kv = F.linear(queries, weight[:dim], bias[:dim]), F.linear(tokens, weight[dim:], bias[dim:])
-        return [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, *kv.chunk(2, dim=-1))]
 
 
 class AttentionBlock(nn.Module):
@@ -121,13 +118,9 @@ class CFANet(nn.Module):
     """The coarse-to-fine attention network: shared backbone, gated pooling, attention within and across scales, head.
 
     Args:
-        backbone: Full timm tag of a CNN.
-        taps: Its stages, shallow to deep.
-        weights: See `iqa_lib.backbones.Backbone`. The backbone's BatchNorm never trains.
-        freeze_backbone: Train nothing of the backbone.
-        dim: Width of the tokens.
-        heads: Of each attention.
-        dropout: In the attention blocks.
+        backbone, taps: Full timm tag of a CNN, and its stages, shallow to deep.
+        weights, freeze_backbone: See `iqa_lib.backbones.Backbone`; train nothing of it. Its BatchNorm never trains.
+        dim, heads, dropout: Width of the tokens; heads of each attention; dropout in the attention blocks.
         glp: `"gated"` (the paper) or `"average"`.
         self_attention: Self-attention within each scale before cross-attention.
         cross_scale: `"top_down"` (the paper), `"bottom_up"`, `"concat"` or `"none"`.
@@ -189,8 +182,7 @@ class CFANet(nn.Module):
     def from_author_checkpoint(cls, path: Path | str, **options) -> "CFANet":
         """The network of a file in the authors' layout (514 tensors), in eval mode; options go to the constructor.
 
-        Raises:
-            WeightsError: The file cannot be read, or a tensor is missing, unknown or of another shape.
+        WeightsError if the file cannot be read, or a tensor is missing, unknown or of another shape.
         """
         state = renamed(read_checkpoint(path, "params"), AUTHOR_KEYS)
         state.pop("unused", None)
