@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Named = Mapping[str, Array]
     Tables = Mapping[str, pd.DataFrame]
 
-_STYLE = {"figure.dpi": 80, "figure.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE = {"figure.dpi": 72, "figure.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 _STYLE |= {"axes.titlesize": 8.5, "axes.titlepad": 4, "axes.labelsize": 8, "xtick.labelsize": 7, "ytick.labelsize": 7}
 _STYLE |= {"legend.frameon": False, "legend.fontsize": 7, "legend.title_fontsize": 7}
 sns.set_theme(context="paper", style="ticks", palette="deep", rc=_STYLE)

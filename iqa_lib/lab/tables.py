@@ -205,9 +205,12 @@ def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
     ours, whole = ({r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full))
     found = []
     for seed in sorted(ours.keys() & whole.keys()):
-        estimates = [_recomputed(*one, column) for one in ((row, ours[seed]), (full, whole[seed]))]
-        images = {record["data"][column.get("side", "test")]["fingerprint"] for record in (ours[seed], whole[seed])}
-        if None not in estimates and len(images) == 1:
+        both = (row, ours[seed]), (full, whole[seed])
+        estimates = [_recomputed(*one, column) for one in both]
+        if None in estimates:
+            continue
+        images = {record["data"][_seen_by(one, column)["side"]]["fingerprint"] for one, record in both}
+        if len(images) == 1:
             found.append(paired_difference(*estimates).as_dict())
     return found
 
