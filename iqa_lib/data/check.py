@@ -66,7 +66,8 @@ class Report:
             lines.append(f"labels {low:g} to {high:g}; {self.repeats:,} repeats; {self.decoded:,} images decoded")
         lines += [f"remark: {remark}" for remark in self.remarks]
         lines += [f"problem: {problem}" for problem in self.problems]
-        lines.append(f"{self.name}: {f'{len(self.problems):,} problems' if self.problems else 'nothing wrong'}")
+        found = len(self.problems)
+        lines.append(f"{self.name}: " + (f"{found:,} problem{'s' * (found > 1)}" if found else "nothing wrong"))
         return "\n".join(lines)
 
 

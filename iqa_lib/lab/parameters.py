@@ -101,8 +101,8 @@ def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     """A notebook's parameters in its order: the values given, else defaults. ParameterError lists all wrong ones."""
     known, wrong = declared(notebook), []
     for name in sorted(set(values) - set(known)):
-        meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1))
-        wrong.append(f"{name}: unknown{meant}; {notebook} has {', '.join(known)}")
+        meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1)) or "."
+        wrong.append(f"{name}: unknown{meant} {notebook} has {', '.join(known)}")
     resolved = {name: each.converted(values.get(name, each.default)) for name, each in known.items()}
     wrong += [f"{name}: {problem}" for name, each in known.items() if (problem := each.problem(resolved[name]))]
     if wrong:

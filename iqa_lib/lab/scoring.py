@@ -154,8 +154,8 @@ def load(
         return _of_run(Path(metric), device)
     name, known = str(metric).lower(), [*NETWORKS, *BASELINES]
     if name not in known:
-        near = "".join(f", did you mean {match}?" for match in get_close_matches(name, known, 1))
-        raise ValueError(f"metric {metric!r} is unknown{near}, expected one of {', '.join(known)}, or a run's folder")
+        near = "".join(f", did you mean {match}?" for match in get_close_matches(name, known, 1)) or "."
+        raise ValueError(f"metric {metric!r} is unknown{near} Expected: {', '.join(known)}, or a run's folder")
     located = None if checkpoint is None else records.located(checkpoint)
     if located and not located.exists():
         raise WeightsError(f"{name}: there is no checkpoint {checkpoint} (from {Path.cwd()}): check the path")
@@ -283,6 +283,6 @@ def _weights_options(name: str) -> str:
         train = f"`papermill notebooks/{network.notebook}.ipynb out.ipynb`, which trains one on the demo set, then "
     options.append(f"a run of this repository: {train}checkpoint={str(run)!r}")
     options.append("a metric that needs no weights: ssim, ms-ssim, gmsd, ... (`python -m iqa_lib.score --list`)")
-    return f"{name} needs trained weights, untrained ones would make numbers up. The options are:" + "".join(
+    return f"{name} needs trained weights: untrained ones give meaningless numbers. The options are:" + "".join(
         f"\n  ({i}) {option}" for i, option in enumerate(options, 1)
     )
