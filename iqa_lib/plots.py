@@ -224,7 +224,7 @@ def quality_maps(images: Sequence[Array], maps: Named, title: str) -> Figure:
 
 
 def quality_maps_of_two(reference: Array, images: Named, maps: Mapping[str, Mapping], title: str) -> Figure:
-    """Where metrics see a loss in two images of one reference: `maps[metric][image]`, similarities `(1, 1, h, w)`."""
+    """Where metrics see the distortion of two images of one reference: `maps[metric][image]`, each `(1, 1, h, w)`."""
     rows = [[_Panel(name, image) for name, image in {"reference": reference, **images}.items()]]
     for metric, by_image in maps.items():
         limits = [_similarity(scale) for scale in zip(*by_image.values(), strict=True)]
