@@ -39,6 +39,8 @@ from iqa_lib.weights import WeightsError
 PathLike = str | os.PathLike
 ImageLike = PathLike | Image.Image | np.ndarray | Tensor
 
+NO_WEIGHTS = "a metric that needs no weights: ssim, ms-ssim, gmsd, ... (`python -m iqa_lib.score --list`)"
+
 
 class Score(float):
     """A number that prints with its `meaning`: metric, direction, range; computes like any float."""
@@ -183,7 +185,12 @@ class Loose(list):
 
 
 def _of_baseline(name: str, weights: PathLike | None, device: torch.device | str) -> Metric:
-    baseline = baselines.load(name, weights=weights, device=device)
+    try:
+        baseline = baselines.load(name, weights=weights, device=device)
+    except WeightsError as error:
+        reason, _, _ = str(error).partition("\nThe options are")
+        options = "go online once, and they are fetched", "their file: checkpoint=<file>", NO_WEIGHTS
+        raise WeightsError(f"{reason}\nThe options are:{_numbered(options)}") from error
 
     def compute(reference: Tensor, distorted: Tensor) -> float:
         return baseline.score(*to_device([reference[None], distorted[None]], device)).item()
@@ -282,7 +289,11 @@ def _weights_options(name: str) -> str:
         run = records.folder("smoke", f"{network.notebook}/default", 0)
         train = f"`papermill notebooks/{network.notebook}.ipynb out.ipynb`, which trains one on the demo set, then "
     options.append(f"a run of this repository: {train}checkpoint={str(run)!r}")
-    options.append("a metric that needs no weights: ssim, ms-ssim, gmsd, ... (`python -m iqa_lib.score --list`)")
-    return f"{name} needs trained weights: untrained ones give meaningless numbers. The options are:" + "".join(
-        f"\n  ({i}) {option}" for i, option in enumerate(options, 1)
+    options.append(NO_WEIGHTS)
+    return (
+        f"{name} needs trained weights: untrained ones give meaningless numbers. The options are:{_numbered(options)}"
     )
+
+
+def _numbered(options: Sequence[str]) -> str:
+    return "".join(f"\n  ({i}) {option}" for i, option in enumerate(options, 1))

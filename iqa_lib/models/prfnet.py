@@ -68,11 +68,11 @@ class PRFBlock(nn.Module):
         self.gates = nn.ModuleDict({f"w{i}": Gate(channels, gate_conv) for i in (2, 3, 4)})
 
     def forward(self, differences: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        (*finer, fused), gates = differences, {}
-        for name, difference in zip(("w4", "w3", "w2"), reversed(finer), strict=True):
-            weight = self.gates[name](fused, difference.shape[-2:])  # (B, 1, h_i, w_i)
-            fused = weight * difference  # (B, C, h_i, w_i)
-            gates[f"gate_{name}"] = weight
+        fused, gates = differences[3], {}  # G_4 = S_4
+        for i in (3, 2, 1):
+            weight = self.gates[f"w{i + 1}"](fused, differences[i - 1].shape[-2:])  # (B, 1, h_i, w_i)
+            fused = weight * differences[i - 1]  # G_i, (B, C, h_i, w_i)
+            gates[f"gate_w{i + 1}"] = weight
         return fused, gates
 
     def folded(self) -> "PRFBlock":
