@@ -387,8 +387,8 @@ _ROWS = (
     _lpips("alex", min_size=31, max_pixels=24_000_000),
     _lpips("vgg", min_size=16, max_pixels=2_500_000),
     _lpips("squeeze", min_size=17, max_pixels=8_000_000),
-    _st_lpips("alex", min_size=21, max_pixels=24_000_000),
-    _st_lpips("vgg", min_size=18, max_pixels=2_500_000),
+    _st_lpips("alex", min_size=21, max_pixels=7_000_000),
+    _st_lpips("vgg", min_size=18, max_pixels=4_000_000),
     _lower("dists", "DISTS", "torchmetrics", "Ding et al., TPAMI 2022",
            "RGB, data range 1; a shortest side above 256 is resized to 256 (bilinear, antialiased) as in the authors' "
            "script", partial(_dists, side=256), build=_build_dists, high=2, min_size=16),

@@ -48,7 +48,7 @@ CASES = {
     "frnr, frozen branch": Case(FRNR, dict(REAL, branches=("frp",), hidden=(16, 8))),
     "cfanet": Case(CFANet, dict(REAL, dim=16, heads=2), choices=("glp", "cross_scale")),
     "lpips_plus": Case(LPIPSPlus, dict(net="squeeze", weights="random"), choices=("net", "semantic_layer")),
-    "st_lpips": Case(STLPIPS, dict(net="alex", weights="packaged"), choices=("net",)),
+    "st_lpips": Case(STLPIPS, dict(weights="packaged"), choices=("net",)),
 }
 CHOICES = [(name, option) for name, case in CASES.items() for option in case.choices]
 WEIGHTS = [(name, o) for name, case in CASES.items() for o in case.options if o.endswith("weights")]

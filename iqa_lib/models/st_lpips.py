@@ -24,7 +24,7 @@ from iqa_lib.images import check_images
 from iqa_lib.models.rebuild import keeps_options
 from iqa_lib.weights import load_pretrained
 
-LIMITS = {"alex": (21, 24_000_000), "vgg": (18, 2_500_000)}
+LIMITS = {"alex": (21, 7_000_000), "vgg": (18, 4_000_000)}
 """The shortest side that each network takes, and the most pixels within 8 GiB."""
 CHANNELS = {"alex": (64, 192, 384, 256, 256), "vgg": (64, 128, 256, 512, 512)}
 
