@@ -1,7 +1,8 @@
 """The classical and pretrained full-reference metrics that the papers' tables compare with.
 
-piq, torchmetrics or lpips compute every one; this file holds the conventions under which they are called (luma or RGB,
-data range, downsampling), because the same name under another convention is another number. `table()` prints them.
+piq, torchmetrics or lpips compute them, `iqa_lib.models.st_lpips` ST-LPIPS; this file holds the conventions under which
+they are called (luma or RGB, data range, downsampling), because the same name under another convention is another
+number. `table()` prints them.
 
     baseline = load("ms-ssim")                        # or load("lpips-alex", weights="path/to/file.pth")
     baseline.score(reference, distorted)              # (B,)
@@ -23,7 +24,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from iqa_lib.checks import check_choice
-from iqa_lib.weights import Weights, WeightsError, cached_file, load_pretrained
+from iqa_lib.weights import PACKAGES, Weights, WeightsError, cached_file, load_pretrained, packaged_file
 
 if TYPE_CHECKING:
     import lpips
@@ -141,7 +142,10 @@ def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.dev
 def available(name: str, weights: Path | str | None = None) -> bool:
     """Whether `load` would find what it needs on this machine, without going online and without reading it."""
     check_choice(BASELINES, baseline=name)
-    return not BASELINES[name].needs_weights or Path(weights or cached_file(name)).is_file()
+    if not BASELINES[name].needs_weights:
+        return True
+    file = weights or (packaged_file(name) if name in PACKAGES else cached_file(name))
+    return file is not None and Path(file).is_file()
 
 
 def fits(name: str, dataset: IQADataset) -> bool:
@@ -323,6 +327,16 @@ def _lpips(net: str, **limits: int) -> Baseline:
     )
 
 
+def _st_lpips(net: str, **limits: int) -> Baseline:
+    return _lower(
+        *(f"st-lpips-{net}", f"ST-LPIPS ({net})", "iqa_lib", "Ghildyal and Liu, ECCV 2022"),
+        "RGB, data range [-1, 1], full size, weights of the package stlpips-pytorch",
+        lambda network, *pair: network(*_beside(network, *pair)),
+        build=lambda: resolve_name("iqa_lib.models.st_lpips:STNetwork")(net),
+        **limits,
+    )
+
+
 # fmt: off
 _ROWS = (
     _higher("psnr", "PSNR", "torchmetrics", "textbook", "RGB, data range 1, full size; equal images give infinity",
@@ -373,6 +387,8 @@ _ROWS = (
     _lpips("alex", min_size=31, max_pixels=24_000_000),
     _lpips("vgg", min_size=16, max_pixels=2_500_000),
     _lpips("squeeze", min_size=17, max_pixels=8_000_000),
+    _st_lpips("alex", min_size=21, max_pixels=7_000_000),
+    _st_lpips("vgg", min_size=18, max_pixels=4_000_000),
     _lower("dists", "DISTS", "torchmetrics", "Ding et al., TPAMI 2022",
            "RGB, data range 1; a shortest side above 256 is resized to 256 (bilinear, antialiased) as in the authors' "
            "script", partial(_dists, side=256), build=_build_dists, high=2, min_size=16),

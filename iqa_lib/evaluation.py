@@ -147,7 +147,8 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     One file per reference, under a key of the metric, its library, its weights and our code that calls it; images are
     known by their files' path, size and time. Returns float64 `(records, 1)`; for triplets `(records, 2)`, of A and B.
     """
-    code = sha256(Path(baselines.__file__)), version(baseline.library), version("torch")
+    ours = Path(baselines.__file__), Path(baselines.__file__).with_name("models") / "st_lpips.py"
+    code = *map(sha256, ours), version(baseline.library), version("torch")
     key = hashlib.sha256(repr((baseline.name, baseline.max_pixels, baseline.weights, code)).encode()).hexdigest()[:16]
     keys = {path: file_key(path) for path in dataset.paths()}
     of_reference: dict[Path, list[int]] = {}

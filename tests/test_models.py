@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_lib.backbones import PACKAGED
-from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, LPIPSPlus, Preference, PRFNet
+from iqa_lib.models import AHIQ, FRNR, IQATMFM, STLPIPS, CFANet, LPIPSPlus, Preference, PRFNet
 from iqa_lib.weights import WeightsError
 
 
@@ -48,6 +48,7 @@ CASES = {
     "frnr, frozen branch": Case(FRNR, dict(REAL, branches=("frp",), hidden=(16, 8))),
     "cfanet": Case(CFANet, dict(REAL, dim=16, heads=2), choices=("glp", "cross_scale")),
     "lpips_plus": Case(LPIPSPlus, dict(net="squeeze", weights="random"), choices=("net", "semantic_layer")),
+    "st_lpips": Case(STLPIPS, dict(weights="packaged"), choices=("net",)),
 }
 CHOICES = [(name, option) for name, case in CASES.items() for option in case.choices]
 WEIGHTS = [(name, o) for name, case in CASES.items() for o in case.options if o.endswith("weights")]
@@ -148,10 +149,11 @@ def test_a_model_describes_itself(models, name):
 # --- Equal images
 
 
+@pytest.mark.parametrize("name", ["lpips_plus", "st_lpips"])
 @torch.no_grad()
-def test_lpips_plus_of_equal_images_is_zero(models):
-    image, _ = images("lpips_plus")
-    assert not models("lpips_plus")(image, image).any()
+def test_lpips_of_equal_images_is_zero(models, name):
+    image, _ = images(name)
+    assert not models(name)(image, image).any()
 
 
 @torch.no_grad()
@@ -169,7 +171,7 @@ def test_equal_images_have_a_score(models, name):
     assert (same != model(reference, distorted)).all()
 
 
-@pytest.mark.parametrize("name", ["cfanet", "lpips_plus"])
+@pytest.mark.parametrize("name", ["cfanet", "lpips_plus", "st_lpips"])
 @torch.no_grad()
 def test_equal_a_and_b_are_equally_close(models, name):
     reference, a = images(name)

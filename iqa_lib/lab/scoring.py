@@ -140,7 +140,7 @@ def load(
         metric: The name of a baseline (`iqa_lib.baselines.BASELINES`) or of one of `NETWORKS`, or the folder of a run,
             `outputs/<scale>/<notebook>/<row>/seed<k>`.
         checkpoint: The weights: for a network a run's folder or, if it reads those of its authors, their file; for a
-            baseline that needs weights its file (default: torch.hub's cache).
+            baseline that needs weights its file (default: torch.hub's cache, or its package).
         device: Where it computes.
         **options: Arguments of the network's constructor, for a checkpoint of the authors: `vit="b16"`, `preset=...`.
 
