@@ -168,3 +168,15 @@ def test_a_notebooks_choices_are_those_that_the_code_knows(notebook):
     assert set(CONSTRUCTORS[notebook]) <= set(found)
     for name in known.keys() & found.keys():
         assert set(found[name].choices) == set(known[name]), name
+
+
+@pytest.mark.parametrize(
+    "line", ["x: str = 'a' # {a | b} help", "x: str = 'a'  #{a | b} help", "x: str = 'a'  # {a | b} # 2"]
+)
+def test_a_mark_is_found_however_the_comment_is_written(line):
+    assert declarations(line)["x"].choices == ("a", "b")
+
+
+def test_a_mark_of_another_form_is_an_error():
+    with pytest.raises(ParameterError, match="got the mark"):
+        declarations("x: int = 1  # (0, 5] help")

@@ -219,6 +219,7 @@ def load_side(module: ModuleType, root: Path | None, *, split: str, seed: int, b
     """One side of the data set that a reader's module reads, `options` as in its `records`, `by` as in `deal`."""
     origin = module.ORIGIN
     check_choice(origin.sides, error=DataError, split=split)
+    check_choice(("reference", "row") if origin.fractions else ("reference",), error=DataError, by=by)
     part = next((part for part, fractions in origin.fractions.items() if split in fractions), split)
     records = read_part(module, root, part, **options)
     if part != split:

@@ -41,13 +41,17 @@ def sides_of(run: Run, protocol: Callable[..., dict], **options) -> dict[str, IQ
 def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, Crops]:
     """A view of each side: test crops of those that are tested, training crops of the others, by the parameters.
 
-    `varied` (`flip`, `turn`) is for training; what chooses the epoch (`selection`) stays as it is.
+    `varied` (`flip`, `turn`) is for training; what chooses the epoch (`selection`) stays as it is. Without parameters
+    for test crops, whole images are tested as they are.
     """
     given = run.parameters
     still = {"protocol": given["crops"], "size": given["crop"], "count": given["crop_count"]}
     still |= {"draws": given.get("draws", 0)}
-    test = {"protocol": given.get("test_crops", "whole"), "size": given.get("test_crop", given["crop"])}
-    options = dict.fromkeys(TESTED, test | {"count": given.get("test_crop_count", 1)}) | {"selection": still}
+    test = {"protocol": "whole"}
+    if "test_crops" in given:
+        test = {"protocol": given["test_crops"], "size": given.get("test_crop", given["crop"])}
+        test |= {"count": given["test_crop_count"]}
+    options = dict.fromkeys(TESTED, test) | {"selection": still}
     return {
         side: Crops(data, **options.get(side, still | varied), seed=given["seed"], enlarge=True)
         for side, data in sides.items()
@@ -56,7 +60,7 @@ def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, C
 
 def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int = 32) -> dict:
     """The views, but kept features of the frozen backbone instead of crops that never vary."""
-    fixed = {side: view for side, view in views.items() if view.fixed}
+    fixed = {side: view for side, view in views.items() if view.fixed and view.protocol != "whole"}
     return views | {side: FixedFeatures(view, model, max_batch=max_batch) for side, view in fixed.items()}
 
 

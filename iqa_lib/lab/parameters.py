@@ -11,9 +11,11 @@ Without a mark, text is free and numbers must be above 0.
 """
 
 import ast
+import io
 import json
 import math
 import re
+import tokenize
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -76,10 +78,11 @@ def declared(notebook: str) -> dict[str, Parameter]:
 
 def declarations(source: str) -> dict[str, Parameter]:
     """What `declared` returns, from the source of the cell."""
-    found = {}
+    tokens, found = tokenize.generate_tokens(io.StringIO(source).readline), {}
+    helps = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     for node in ast.parse(source).body:
         name, kind, default = node.target.id, _TYPES[node.annotation.id], ast.literal_eval(node.value)
-        found[name] = _declaration(name, kind, default, source.splitlines()[node.lineno - 1].partition("  # ")[2])
+        found[name] = _declaration(name, kind, default, helps.get(node.lineno, ""))
     return found
 
 
@@ -89,7 +92,7 @@ def _declaration(name: str, kind: type, default: object, text: str) -> Parameter
         text, limits = mark[2], {"choices": tuple(choice.strip().replace("''", "") for choice in mark[1].split("|"))}
     elif kind in (int, float) and (mark := _BOUNDS.fullmatch(text)):
         text, limits = mark[3], {"low": float(mark[1]), "high": float(mark[2] or "inf")}
-    elif text.startswith(("{", "[")):
+    elif text.startswith(("{", "[", "(")):
         raise ParameterError(f"{name}: got the mark {text!r}, expected {{a | b}} for text, [low, high] for numbers")
     parameter = Parameter(name, kind, default, text, **limits)
     if problem := parameter.problem(default):
