@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from image_sets import image_set
 
@@ -61,9 +62,10 @@ def test_sides_get_the_parameters_of_the_protocols_names():
 @pytest.mark.parametrize(("scale", "max_steps", "fails"), [("smoke", 0, True), ("smoke", 5, False), ("demo", 0, False)])
 def test_only_a_whole_smoke_run_has_to_learn(scale, max_steps, fails):
     run = SimpleNamespace(parameters={"scale": scale, "max_steps": max_steps})
-    estimate = SimpleNamespace(value=0.1)
+    estimate, dataset = SimpleNamespace(value=0.1), [None, None]
+    predictions = pd.DataFrame({"prediction": [0.0, 1.0]})
     if fails:
         with pytest.raises(AssertionError, match=r"expected more than 0\.2"):
-            notebook.check_learnt(run, estimate, 0.2)
+            notebook.check(run, dataset, predictions, estimate, 0.2)
     else:
-        notebook.check_learnt(run, estimate, 0.2)
+        notebook.check(run, dataset, predictions, estimate, 0.2)

@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import dedent
 
 import pandas as pd
@@ -10,7 +11,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from torch import nn
 
-from iqa_lib import evaluation, plots, training
+from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.data.base import IQADataset
 from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.runs import Run
@@ -83,13 +84,44 @@ def training_curve(run: Run) -> Figure:
     return run.save_figure(plots.training(run.steps), "training")
 
 
-def check_learnt(run: Run, estimate: Estimate, floor: float) -> None:
-    """Of a smoke run that was not cut short: an agreement is above `floor`."""
+def check(run: Run, dataset: IQADataset, predictions: pd.DataFrame, estimate: Estimate, floor: float) -> None:
+    """Every record has a finite prediction, and of a smoke run that was not cut short an agreement is above `floor`."""
+    assert len(predictions) == len(dataset)
+    assert predictions.prediction.map(math.isfinite).all()
     assert not _whole_smoke(run) or estimate.value > floor, f"got {estimate}, expected more than {floor} of a smoke run"
 
 
 def _whole_smoke(run: Run) -> bool:
     return run.parameters["scale"] == "smoke" and not run.parameters.get("max_steps")
+
+
+def at_share(dataset: IQADataset, share: float) -> int:
+    """The record below which this share of the labels lies: near 0 a bad one, near 1 a good one."""
+    return int(dataset.targets.argsort()[int(share * len(dataset))])
+
+
+def examples(run: Run, dataset: IQADataset) -> Figure:
+    """Records from the lowest to the highest labels."""
+    shown = [at_share(dataset, share) for share in (0.02, 0.34, 0.66, 0.98)]
+    return run.save_figure(plots.records(dataset, shown), "examples")
+
+
+def classical(dataset: IQADataset, names: Sequence[str] = ("ssim", "psnr")) -> dict[str, pd.DataFrame]:
+    """Predictions of metrics that need no weights, by label; without those for which the images are too small."""
+    metrics = [baselines.load(name) for name in names if baselines.fits(name, dataset)]
+    return {metric.label: evaluation.predict_baseline(metric, dataset) for metric in metrics}
+
+
+def worst_mistakes(run: Run, dataset: IQADataset, predictions: pd.DataFrame, sign: int = 1) -> Figure:
+    """Four pairs or two triplets farthest from their labels; see `iqa_lib.evaluation.worst_mistakes`."""
+    worst = evaluation.worst_mistakes(predictions, 2 if "a" in predictions else 4, sign)
+    return run.save_figure(plots.records(dataset, worst, predictions), "worst_mistakes")
+
+
+def calibration(run: Run, dataset: IQADataset, predictions: pd.DataFrame) -> Figure:
+    """How often B is closer to the reference, by the probability that was predicted."""
+    curve = evaluation.calibration(predictions.prediction, predictions.target)
+    return run.save_figure(plots.reliability(curve, f"calibration, {len(dataset)} test triplets"), "calibration")
 
 
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
