@@ -42,6 +42,14 @@ def test_without_test_crops_whole_images_are_tested_as_they_are(tmp_path):
     assert views["test"].all(0)[0].shape == (1, 3, 40, 56)
 
 
+def test_a_prediction_of_a_triplet_is_a_probability():
+    run, estimate = SimpleNamespace(parameters={"scale": "demo"}), SimpleNamespace(value=0.1)
+    scores = pd.DataFrame({"prediction": [0.0, 1.5]})
+    notebook.check(run, [None, None], scores, estimate, 0)
+    with pytest.raises(AssertionError):
+        notebook.check(run, [None, None], scores.assign(a="x.png"), estimate, 0)
+
+
 def test_sides_get_the_parameters_of_the_protocols_names():
     given = {
         "dataset": "demo",

@@ -14,6 +14,7 @@ from torch import nn
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.data.base import IQADataset
 from iqa_lib.lab.networks import metric_names as metric_names
+from iqa_lib.lab.parameters import tested_crops
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
 from iqa_lib.views import Crops, FixedFeatures
@@ -42,17 +43,12 @@ def sides_of(run: Run, protocol: Callable[..., dict], **options) -> dict[str, IQ
 def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, Crops]:
     """A view of each side: test crops of those that are tested, training crops of the others, by the parameters.
 
-    `varied` (`flip`, `turn`) is for training; what chooses the epoch (`selection`) stays as it is. Without parameters
-    for test crops, whole images are tested as they are.
+    `varied` (`flip`, `turn`) is for training; what chooses the epoch (`selection`) stays as it is.
     """
     given = run.parameters
     still = {"protocol": given["crops"], "size": given["crop"], "count": given["crop_count"]}
     still |= {"draws": given.get("draws", 0)}
-    test = {"protocol": "whole"}
-    if "test_crops" in given:
-        test = {"protocol": given["test_crops"], "size": given.get("test_crop", given["crop"])}
-        test |= {"count": given["test_crop_count"]}
-    options = dict.fromkeys(TESTED, test) | {"selection": still}
+    options = dict.fromkeys(TESTED, tested_crops(given)) | {"selection": still}
     return {
         side: Crops(data, **options.get(side, still | varied), seed=given["seed"], enlarge=True)
         for side, data in sides.items()
@@ -85,9 +81,10 @@ def training_curve(run: Run) -> Figure:
 
 
 def check(run: Run, dataset: IQADataset, predictions: pd.DataFrame, estimate: Estimate, floor: float) -> None:
-    """Every record has a finite prediction, and of a smoke run that was not cut short an agreement is above `floor`."""
+    """Every record has a finite prediction, a triplet a probability; a whole smoke run agrees by more than `floor`."""
     assert len(predictions) == len(dataset)
     assert predictions.prediction.map(math.isfinite).all()
+    assert "a" not in predictions or predictions.prediction.between(0, 1).all()
     assert not _whole_smoke(run) or estimate.value > floor, f"got {estimate}, expected more than {floor} of a smoke run"
 
 

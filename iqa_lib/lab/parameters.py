@@ -113,6 +113,14 @@ def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     return resolved
 
 
+def tested_crops(parameters: Mapping[str, object]) -> dict[str, object]:
+    """Options of `iqa_lib.views.Crops` by which a run is tested: whole images as they are if it states no crops."""
+    if "test_crops" not in parameters:
+        return {"protocol": "whole"}
+    size = parameters.get("test_crop", parameters.get("crop", 0))
+    return {"protocol": parameters["test_crops"], "size": size, "count": parameters.get("test_crop_count", 1)}
+
+
 def read_parameters(*files: Path | str) -> dict[str, object]:
     """Parameters from YAML files; later files override earlier ones."""
     merged = {}
