@@ -5,7 +5,7 @@ import pytest
 from iqa_lib import data, training, views
 from iqa_lib.data import protocols
 from iqa_lib.files import repo_root
-from iqa_lib.lab.parameters import ParameterError, declarations, declared, read_parameters, tested_crops, validate
+from iqa_lib.lab.parameters import ParameterError, crops_of_test, declarations, declared, read_parameters, validate
 from iqa_lib.models import ahiq, fr_nr, iqa_tmfm, lpips_plus, prfnet, topiq
 
 ROOT = repo_root()
@@ -183,6 +183,6 @@ def test_a_mark_of_another_form_is_an_error():
 
 
 def test_a_run_without_test_crops_is_tested_on_whole_images_whatever_it_was_trained_on():
-    assert tested_crops({"crop": 64}) == {"protocol": "whole"}
-    assert tested_crops({"crop": 64, "test_crops": "corners"}) == {"protocol": "corners", "size": 64, "count": 1}
-    assert tested_crops({"crop": 64, "test_crops": "grid", "test_crop": 96, "test_crop_count": 4})["size"] == 96
+    assert crops_of_test({"crop": 64}) == {"protocol": "whole"}
+    assert crops_of_test({"crop": 64, "test_crops": "corners"}) == {"protocol": "corners", "size": 64, "count": 1}
+    assert crops_of_test({"crop": 64, "test_crops": "grid", "test_crop": 96, "test_crop_count": 4})["size"] == 96

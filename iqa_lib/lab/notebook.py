@@ -14,7 +14,7 @@ from torch import nn
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.data.base import IQADataset
 from iqa_lib.lab.networks import metric_names as metric_names
-from iqa_lib.lab.parameters import tested_crops
+from iqa_lib.lab.parameters import crops_of_test
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
 from iqa_lib.views import Crops, FixedFeatures
@@ -48,7 +48,7 @@ def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, C
     given = run.parameters
     still = {"protocol": given["crops"], "size": given["crop"], "count": given["crop_count"]}
     still |= {"draws": given.get("draws", 0)}
-    options = dict.fromkeys(TESTED, tested_crops(given)) | {"selection": still}
+    options = dict.fromkeys(TESTED, crops_of_test(given)) | {"selection": still}
     return {
         side: Crops(data, **options.get(side, still | varied), seed=given["seed"], enlarge=True)
         for side, data in sides.items()

@@ -113,7 +113,7 @@ def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     return resolved
 
 
-def tested_crops(parameters: Mapping[str, object]) -> dict[str, object]:
+def crops_of_test(parameters: Mapping[str, object]) -> dict[str, object]:
     """Options of `iqa_lib.views.Crops` by which a run is tested: whole images as they are if it states no crops."""
     if "test_crops" not in parameters:
         return {"protocol": "whole"}

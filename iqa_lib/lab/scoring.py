@@ -30,7 +30,7 @@ from iqa_lib.files import sha256
 from iqa_lib.images import as_image
 from iqa_lib.lab import records
 from iqa_lib.lab.networks import NETWORKS, metric_names
-from iqa_lib.lab.parameters import tested_crops
+from iqa_lib.lab.parameters import crops_of_test
 from iqa_lib.models import IQATMFM, CFANet, FusedIQATMFM, iqa_tmfm
 from iqa_lib.models.rebuild import rebuilt
 from iqa_lib.training import load_weights
@@ -217,7 +217,7 @@ def _of_run(folder: Path, device: torch.device | str, wanted: str | None = None)
     if wanted and wanted != name:
         raise ValueError(f"metric: got {wanted!r}, but {folder} is a run of {name}: give metric={name!r}")
     given = record["parameters"]
-    views = tested_crops(given) | {"seed": given["seed"], "enlarge": True}
+    views = crops_of_test(given) | {"seed": given["seed"], "enlarge": True}
     origin = f"run {folder}" + (", a demo number: trained on simulated labels" if records.is_demo(record) else "")
     options = {key: given[key] for key in ("max_batch", "precision") if key in given}
     if isinstance(model, FusedIQATMFM):  # "auto": the metrics that need no weights, or that had theirs
