@@ -37,7 +37,8 @@ def sides_of(run: Run, protocol: Callable[..., dict], **options) -> dict[str, IQ
     demo = {name.removeprefix("demo_"): value for name, value in run.parameters.items() if name.startswith("demo_")}
     if "records" in demo:
         demo["pairs"] = demo["triplets"] = demo.pop("records")
-    return protocol(root=run.data_root, demo=demo, **run.arguments_of(protocol) | options)
+    given = run.arguments_of(protocol) | {"seed": run.split} | options
+    return protocol(root=run.data_root, demo=demo, **given)
 
 
 def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, Crops]:
