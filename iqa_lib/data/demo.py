@@ -84,6 +84,7 @@ def load(
     triplets: int = 60,
     votes: int = 1,
     pairs: int = 0,
+    tested: int = 0,
     types: Collection[int] = ALL_TYPES,
     by: str = "reference",
 ) -> IQADataset:
@@ -99,7 +100,8 @@ def load(
         votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
             other triplets, as the papers' two stages have data sets of their own.
         pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all, 5 for each type.
-        types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
+        tested: Distorted images of a reference that the sides other than `"train"` use, for both tasks; 0: all.
+        types: Numbers of the types of distortion, 1 to 25.
         by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
     Raises DataError for an unknown split, task, type or `by`, or no usable photograph in the folder.
@@ -112,10 +114,13 @@ def load(
         raise DataError(f"types: got {sorted(types)}, expected numbers from 1 to 25")
     chosen = [found[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
+    used = 0 if split == "train" else tested
     if task == "pairs":
-        records = [pair for reference in chosen for pair in _pairs(root / reference.name, pairs, types)]
+        count = min(filter(None, (pairs, used)), default=0)
+        records = [pair for reference in chosen for pair in _pairs(root / reference.name, count, types)]
     else:
-        records = [triplet for reference in chosen for triplet in _triplets(root / reference.name, triplets, votes)]
+        cells = {each: _cells(each.name, used, types) for each in chosen}
+        records = [x for each in chosen for x in _triplets(root / each.name, triplets, votes, cells[each])]
     if by != "reference":
         records = deal(records, split, FRACTIONS, seed, by)
     make(root, chosen, {path for record in records for path in record.images})
@@ -208,19 +213,25 @@ def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) 
             temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
 
 
+def _cells(name: str, count: int, types: Collection[int]) -> list[tuple[int, int]]:
+    """Types and levels of `count` distorted images of a reference, drawn from those of `types`; 0: all."""
+    cells = [cell for cell in CELLS if cell[0] in types]
+    if not 0 < count < len(cells):
+        return cells
+    return [cells[i] for i in sorted(_rng(name, 4).choice(len(cells), count, replace=False))]
+
+
 def _pairs(folder: Path, count: int, types: Collection[int]) -> list[Pair]:
-    name, reference = folder.name, folder / "reference.png"
-    chosen = [(cell, score) for cell, score in scores(name).items() if cell[0] in types]
-    if 0 < count < len(chosen):
-        chosen = [chosen[i] for i in sorted(_rng(name, 4).choice(len(chosen), count, replace=False))]
-    return [Pair(reference, folder / FILES[cell], score, name, score, TYPES[cell[0]]) for cell, score in chosen]
+    name, reference, score = folder.name, folder / "reference.png", scores(folder.name)
+    chosen = ((cell, score[cell]) for cell in _cells(name, count, types))
+    return [Pair(reference, folder / FILES[cell], value, name, value, TYPES[cell[0]]) for cell, value in chosen]
 
 
-def _triplets(folder: Path, count: int, votes: int) -> list[Triplet]:
+def _triplets(folder: Path, count: int, votes: int, cells: Sequence[tuple[int, int]]) -> list[Triplet]:
     name, reference, records = folder.name, folder / "reference.png", []
     rng, score = _rng(name, 3, votes), scores(name)
     for _ in range(count):
-        a, b = (CELLS[i] for i in rng.choice(len(CELLS), 2, replace=False))
+        a, b = (cells[i] for i in rng.choice(len(cells), 2, replace=False))
         p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
         kinds = TYPES[a[0]], TYPES[b[0]]
         records.append(Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, *kinds))

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from textwrap import dedent
 
 import pandas as pd
@@ -104,10 +104,29 @@ def examples(run: Run, dataset: IQADataset) -> Figure:
     return run.save_figure(plots.records(dataset, shown), "examples")
 
 
-def classical(dataset: IQADataset, names: Sequence[str] = ("ssim", "psnr")) -> dict[str, pd.DataFrame]:
-    """Predictions of metrics that need no weights, by label; without those for which the images are too small."""
-    metrics = [baselines.load(name) for name in names if baselines.fits(name, dataset)]
+def by_metrics(dataset: IQADataset, names: str) -> dict[str, pd.DataFrame]:
+    """Predictions of metrics named as in `"psnr, ssim"`, by label; without those for which the images are too small."""
+    metrics = [baselines.load(name) for name in metric_names(names) if baselines.fits(name, dataset)]
     return {metric.label: evaluation.predict_baseline(metric, dataset) for metric in metrics}
+
+
+def signs_of(tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
+    """1 for each method of `tables`, by label; -1 for metrics of pairs whose lower scores are better."""
+    lower = {baseline.label for baseline in baselines.BASELINES.values() if not baseline.higher_is_better}
+    return {label: -1 if label in lower and "distorted" in table else 1 for label, table in tables.items()}
+
+
+def units(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The methods' names as labels of an axis, with the direction of their scores."""
+    directions = {1: "higher is better", -1: "lower is better"}
+    return [f"{label}{' in dB' * ('PSNR' in label)} ({directions[sign]})" for label, sign in signs_of(tables).items()]
+
+
+def beside_metrics(predictions: pd.DataFrame, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A network's predictions, and in a column of its name each metric's among `answers`, which are by label."""
+    labels = {baseline.label: name for name, baseline in baselines.BASELINES.items()}
+    others = {labels[label]: table.prediction for label, table in answers.items() if label in labels}
+    return predictions.assign(**others)
 
 
 def worst_mistakes(run: Run, dataset: IQADataset, predictions: pd.DataFrame, sign: int = 1) -> Figure:
@@ -123,12 +142,12 @@ def calibration(run: Run, dataset: IQADataset, predictions: pd.DataFrame) -> Fig
 
 
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
-    """All agreements of `answers[side][method]`, named as in the run's record; `signs`: -1 where lower is better."""
+    """All agreements of `answers[side][method]`, named as in the run's record; `signs` beyond those of `signs_of`."""
     return {
         f"{measure} {method}{'' if side == 'test' else f' {side}'}": estimate
         for side, tables in answers.items()
-        for method, table in tables.items()
-        for measure, estimate in agreements(table, sign=signs.get(method, 1)).items()
+        for method, sign in (signs_of(tables) | signs).items()
+        for measure, estimate in agreements(tables[method], sign=sign).items()
     }
 
 

@@ -25,8 +25,8 @@ from iqa_lib.data.base import IQADataset
 from iqa_lib.devices import device_name, device_of, instructions, resolved_precision, use_one_thread
 from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.lab import records
-from iqa_lib.lab.parameters import ParameterError as ParameterError
 from iqa_lib.lab.parameters import SMALL_SCALES, declared, validate
+from iqa_lib.lab.parameters import ParameterError as ParameterError
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
 from iqa_lib.training import Fit, Task, fit, lower, peak_memory, save_weights
@@ -164,8 +164,8 @@ def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
 
     The namespace gets the resolved values: numbers of the declared type, `precision` as it is computed here. A
-    parameter that is unknown, of the wrong type or impossible raises ParameterError. A smoke or demo run computes on one
-    CPU core: its maps are too small to be shared, and its digits depend less on the machine.
+    parameter that is unknown, of the wrong type or impossible raises ParameterError. A smoke or demo run computes on
+    one CPU core: its maps are too small to be shared, and its digits depend less on the machine.
     """
     known = declared(notebook)
     cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]  # papermill's
