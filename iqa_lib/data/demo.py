@@ -15,7 +15,9 @@ one fixed data set; only the split depends on a seed.
 """
 
 import csv
+import hashlib
 import json
+import os
 import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +37,7 @@ from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.folder import deal
 from iqa_lib.data.splits import by_reference
 from iqa_lib.files import atomic, cache_dir, sha256
-from iqa_lib.images import read_image
+from iqa_lib.images import encode_png, read_image
 from iqa_lib.progress import progress
 
 VERSION = 1  # part of the cache folder's name: raise it with every change of the code that changes a pixel
@@ -148,15 +150,18 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
     while empty.any():
         radius = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
         x, y = rng.uniform(-radius, width + radius), rng.uniform(-radius, height + radius)
-        rows = slice(max(0, int(y - radius)), max(0, int(y + radius) + 2))
-        columns = slice(max(0, int(x - radius)), max(0, int(x + radius) + 2))
-        down, across = np.ogrid[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
-        visible = ((across - x) ** 2 + (down - y) ** 2 <= radius**2) & empty[rows, columns]
-        colour = np.clip(palette[rng.integers(6)] + rng.normal(0, 0.06, 3), 0, 1)
+        colour = palette[rng.integers(6)] + rng.normal(0, 0.06, 3)
         slope = rng.normal(0, 0.12, 2)
+        top, left = max(0, int(y - radius)), max(0, int(x - radius))
+        down, across = np.nonzero(empty[top : max(0, int(y + radius) + 2), left : max(0, int(x + radius) + 2)])
+        down, across = down + top, across + left
+        visible = (across - x) ** 2 + (down - y) ** 2 <= radius**2
+        if not visible.any():
+            continue
+        down, across = down[visible], across[visible]
         shade = ((across - x) * slope[0] + (down - y) * slope[1]) / radius
-        canvas[rows, columns][visible] = np.clip(colour + shade[..., None], 0, 1)[visible]
-        empty[rows, columns] &= ~visible
+        canvas[down, across] = np.clip(np.clip(colour, 0, 1) + shade[:, None], 0, 1)
+        empty[down, across] = False
     scene = Image.fromarray((255 * canvas + 0.5).astype(np.uint8))
     return np.asarray(scene.resize(size, Image.Resampling.BOX))  # (H, W, 3)
 
@@ -198,11 +203,12 @@ def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) 
             if path.stem != "reference":
                 number, level = map(int, path.stem.split("_"))
                 image = distort(image, number, level, _rng(name, 2, number, level))
+            data = encode_png(image)
             with atomic(path) as temporary:
-                Image.fromarray(image).save(temporary, compress_level=1)
-            return keys[path], sha256(path)
+                temporary.write_bytes(data)
+            return keys[path], hashlib.sha256(data).hexdigest()
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = dict(progress(pool.map(make_one, missing), "making demo images", total=len(missing)))
         with atomic(manifest) as temporary:
             temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
