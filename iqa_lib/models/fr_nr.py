@@ -109,12 +109,12 @@ class FRNR(nn.Module):
         learnt_backbone: Full timm tag of the learnt branches' CNN; None: as `backbone`.
         branches: Any of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. A repeated branch has one encoder and
             its features twice: `("frp", "frp")` controls for the head's size.
-        strides: Of the scales that are pooled, in pixels.
+        taps: Indices of the encoders' stages; by default those with strides 2, 4, 8, 16.
         vgg_taps: `"pre_pool"` or `"post_pool"`, see the module's docstring.
         freeze_backbone: Train nothing of the pretrained branch.
         hidden, dropout: Widths of the head's hidden layers; dropout after each of them.
 
-    Attributes: `backbone`, the pretrained branch's encoder, or None; `channels`, of each branch those of its scales;
+    Attributes: `backbone`, the pretrained branch's encoder, or None; `channels` of each scale, in the first branch;
     `width`, the length D of the head's vector, all branches' channels; `min_size`, the shortest side of images: 32, or
     43 for Inception-v3.
 
@@ -138,7 +138,7 @@ class FRNR(nn.Module):
         weights: str | Path = "auto",
         learnt_backbone: str | None = None,
         branches: Sequence[str] = BRANCHES,
-        strides: Sequence[int] = STRIDES,
+        taps: Iterable[int] | None = None,
         vgg_taps: str = "pre_pool",
         freeze_backbone: bool = True,
         hidden: Sequence[int] = (512, 128),
@@ -156,11 +156,11 @@ class FRNR(nn.Module):
         for branch in dict.fromkeys(branches):
             name = backbone if branch == "frp" else learnt_backbone or backbone
             pooled = post_pool and name == backbone
-            taps = taps_at(name, [stride // 2 if pooled else stride for stride in strides])
+            at = taps or taps_at(name, [stride // 2 if pooled else stride for stride in STRIDES])
             options = dict(weights=weights, frozen=freeze_backbone) if branch == "frp" else dict(weights="random")
-            self.encoders[branch] = (PostPool if pooled else Backbone)(name, taps=taps, **options)
-        self.channels = [self.encoders[branch].channels for branch in branches]
-        self.width = sum(map(sum, self.channels))
+            self.encoders[branch] = (PostPool if pooled else Backbone)(name, taps=at, **options)
+        self.channels = self.encoders[branches[0]].channels
+        self.width = sum(sum(self.encoders[branch].channels) for branch in branches)
         pretrained = sum(self.backbone.channels) if self.backbone else 0
         self.register_buffer("mean", torch.zeros(pretrained))
         self.register_buffer("std", torch.ones(pretrained))
@@ -198,7 +198,7 @@ class FRNR(nn.Module):
             raise ValueError(f"images: got features with branches {self.branches}, expected images, or 'frp' alone")
         check_images(*images, min_size=self.min_size)
         vectors, maps = {} if vector is None else {"frp": (vector - self.mean) / self.std}, {}
-        for branch in self.encoders.keys() - vectors.keys():
+        for branch in [name for name in self.encoders if name not in vectors]:
             scales = self._scales(branch, reference, distorted)  # 4 x (B, C_i, h_i, w_i)
             vectors[branch] = global_average(scales)  # (B, C)
             if branch == "frp":
@@ -232,8 +232,9 @@ class FRNR(nn.Module):
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, ...]]:
         """A vector `(B, D)`, or its contributions, split: for each branch its scales `(B, C_i)`."""
-        branches = vector.split([sum(channels) for channels in self.channels], dim=1)
-        return [branch.split(list(sizes), dim=1) for branch, sizes in zip(branches, self.channels, strict=True)]
+        channels = [list(self.encoders[branch].channels) for branch in self.branches]
+        branches = vector.split([sum(sizes) for sizes in channels], dim=1)
+        return [branch.split(sizes, dim=1) for branch, sizes in zip(branches, channels, strict=True)]
 
     def _scales(self, branch: str, reference, distorted) -> list[Tensor]:
         """What a branch pools on each scale: absolute differences, or the distorted images' activations."""
