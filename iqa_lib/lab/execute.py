@@ -26,9 +26,7 @@ FIGURE = "figure"
 """Tag of the cells that a table does not need."""
 
 
-def execute(
-    notebook: str, output: Path | str, parameters: Mapping[str, object], *, table_only: bool = False
-) -> None:
+def execute(notebook: str, output: Path | str, parameters: Mapping[str, object], *, table_only: bool = False) -> None:
     """Check the parameters, then run a notebook by papermill into `output`, which also shows a cell that fails.
 
     `table_only` leaves out the cells tagged `figure`, which make nothing that others use.

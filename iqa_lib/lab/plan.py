@@ -20,7 +20,7 @@ def specifications() -> dict[str, dict]:
 
 
 def columns(table: dict, scale: str) -> list[dict]:
-    """A table's columns that are measured at a scale: at demo scale those on the demo set, else the others with data."""
+    """A table's columns that a scale measures: demo scale those on the demo set, others the others with data."""
     measured = [column for column in table.get("columns", []) if "data" in column]
     return [column for column in measured if (column["data"] == "demo") == (scale == "demo")]
 
