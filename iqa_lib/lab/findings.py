@@ -43,6 +43,16 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(text)
 
 
+def told(found: pd.DataFrame) -> list[str]:
+    """The lines of `findings` for a terminal, one a paper."""
+    lines = []
+    for line in shown(found).drop(columns=["records (references)", "backbone"]).to_dict("records"):
+        paper, agreement, ours = line.pop("paper"), line.pop("agreement"), line.pop("full model")
+        others = "; ".join(f"{name} {value}" for name, value in line.items() if value)
+        lines.append(f"{paper}: {agreement} {ours}; {others}")
+    return [*lines, reading(found)]
+
+
 def reading(found: pd.DataFrame) -> str:
     """What the lines of `findings` say, in a paragraph."""
     measured = found[found.ours.notna()]
