@@ -36,7 +36,7 @@ def shown(found: pd.DataFrame) -> pd.DataFrame:
         text[BASELINES[name].label] = [f"{value:.3f}" if pd.notna(value) else "" for value in measured[name]]
     for name in COMPARED:
         lines = measured[[f"{what} {name}" for what in ("minus", "low", "high", "verdict")]].values
-        told = [f"{tables.signed(*values)}, {judged}" if judged else "" for *values, judged in lines]
+        told = [f"{tables.signed(*values)}, {judged}" if pd.notna(judged) else "" for *values, judged in lines]
         text[f"minus {BASELINES[name].label}"] = told
     text["records (references)"] = [f"{line.n:.0f} ({line.references:.0f})" for line in measured.itertuples()]
     text["backbone"] = measured.weights

@@ -148,8 +148,10 @@ class Watch:
         return file.stat().st_mtime > self.started - 1
 
 
-def reproduce(scale: str, workflow: list[str], *, seeds: int = 1, cores: int = 2, screen: Screen) -> int:
-    """Run the command `workflow`, which makes all records of a scale, and show it; returns the exit status."""
+def reproduce(
+    scale: str, workflow: list[str], reporting: list[str], *, seeds: int = 1, cores: int = 2, screen: Screen
+) -> int:
+    """Run the commands that make all records of a scale, and the report, and show it; returns the exit status."""
     watch, file = Watch(scale, seeds, cores), tables.folder(scale).parent / "reproduce.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     screen.say(
@@ -164,16 +166,16 @@ def reproduce(scale: str, workflow: list[str], *, seeds: int = 1, cores: int = 2
                     time.sleep(LOOK_EVERY)
             _show(watch, screen)
             screen.live("writing the report")
-            with _running([sys.executable, "-m", "iqa_lib.lab.report", scale], log) as reporting:
-                reporting.wait()
+            with _running(reporting, log) as writer:
+                writer.wait()
         except KeyboardInterrupt:
             screen.say(f"stopped with {len(watch.done)} rows finished; started again, it goes on from there")
             return 130
     _conclude(watch, screen)
     missing = watch.missing()
-    if (process.returncode and not missing) or reporting.returncode:
+    if (process.returncode and not missing) or writer.returncode:
         screen.say("\n".join(["the end of what was printed:", *file.read_text().splitlines()[-15:]]))
-    return int(bool(missing or process.returncode or reporting.returncode))
+    return int(bool(missing or process.returncode or writer.returncode))
 
 
 def _show(watch: Watch, screen: Screen) -> None:
@@ -255,7 +257,9 @@ def main() -> None:
     workflow += ["--resources", f"gpu={given.gpus}"] if given.gpus else []
     workflow += ["--config", f"scale={given.scale}", f"seeds={given.seeds}"]
     workflow += [f"data={Path(given.data).resolve()}"] if given.data else []
-    sys.exit(reproduce(given.scale, workflow, seeds=given.seeds, cores=given.cores, screen=Screen(sys.stdout)))
+    reporting = [sys.executable, "-m", "iqa_lib.lab.report", given.scale]
+    options = {"seeds": given.seeds, "cores": given.cores, "screen": Screen(sys.stdout)}
+    sys.exit(reproduce(given.scale, workflow, reporting, **options))
 
 
 if __name__ == "__main__":
