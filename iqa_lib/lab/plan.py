@@ -14,6 +14,7 @@ FULL_SEEDS = 3
 """Trainings of a full model at demo scale, where they cost seconds: their spread is the noise of a training."""
 
 
+@cache
 def specifications() -> dict[str, dict]:
     """All tables by name."""
     return yaml.safe_load((repo_root() / "params" / "tables.yaml").read_text())
