@@ -63,7 +63,7 @@ def reading(found: pd.DataFrame) -> str:
         lines = measured[measured[f"minus {name}"].notna()]
         differs = lines[f"verdict {name}"].str.startswith("differs")
         for words, part in (
-            ("agree better with human scores than {}", lines[differs & (lines[f"minus {name}"] > 0)]),
+            ("agree better with the scores than {}", lines[differs & (lines[f"minus {name}"] > 0)]),
             ("agree worse than {}", lines[differs & (lines[f"minus {name}"] < 0)]),
             ("cannot be told from {}", lines[~differs]),
         ):

@@ -38,7 +38,7 @@ MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
 
 DEMO_WARNING = (
     "**Values under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or crops, "
-    "minutes of training. They show that the row runs, and say nothing about the paper's numbers."
+    "seconds of training. They say nothing about the paper's numbers."
 )
 DIFFERENCES = (
     "Each row minus *{full}*. Ours: the same images, paired bootstrap over references, 95 %. It **differs** if it is "
