@@ -75,4 +75,5 @@ rule run:
 
 
 onerror:
-    shell("python -m iqa_lib.lab.report {SCALE}")
+    if "watched" not in config:  # by `iqa_lib.lab.reproduce`, which makes the report itself
+        shell("python -m iqa_lib.lab.report {SCALE}")

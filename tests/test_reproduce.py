@@ -108,6 +108,8 @@ def test_findings_do_without_columns_that_are_not_there(here):
     assert pd.isna(line["minus gmsd"])
     assert pd.isna(line["st-lpips-alex"])
     assert findings.shown(findings.findings("demo"))["minus GMSD"].tolist() == [""]
+    table.drop(columns=["ssim", "psnr"]).to_csv(folder / records.PREDICTIONS, index=False)
+    assert findings.told(findings.findings("demo"))[0].startswith("PRFNet: 2AFC accuracy 0.")
 
 
 def test_a_difference_that_one_training_makes_is_not_called_one(here):

@@ -61,7 +61,7 @@ def reading(found: pd.DataFrame) -> str:
     told = [f"{len(measured)} of {len(found)} papers' full models have been run."]
     for name in COMPARED:
         lines = measured[measured[f"minus {name}"].notna()]
-        differs = lines[f"verdict {name}"].str.startswith("differs")
+        differs = lines[f"verdict {name}"].astype(str).str.startswith("differs")
         for words, part in (
             ("agree better with the scores than {}", lines[differs & (lines[f"minus {name}"] > 0)]),
             ("agree worse than {}", lines[differs & (lines[f"minus {name}"] < 0)]),

@@ -60,7 +60,7 @@ class Watch:
         self.running: dict[Training, dict] = {}
         self.began: dict[Training, float] = {}
         self.seconds: dict[Training, float] = {}
-        self._written: dict[str, list[float]] = {}
+        self._written: dict[str, list[int]] = {}
         self._told = 0
 
     def look(self) -> list[str]:
@@ -79,7 +79,7 @@ class Watch:
         """Write the tables all of whose rows are there or failed, if they have changed; gives their headlines."""
         for name, needed in self.tables.items():
             if needed and self.done | self.failed >= set(needed):
-                state = [(self.folders[each] / records.RECORD).stat().st_mtime for each in needed if each in self.done]
+                state = [(self.folders[each] / records.RECORD).stat().st_ino for each in needed if each in self.done]
                 if self._written.get(name) != state:
                     self._written[name] = state
                     path = tables.write(name, self.scale).relative_to(repo_root())
@@ -255,7 +255,7 @@ def main() -> None:
     # --nolock: a killed run would leave Snakemake's lock behind; every file and training step here has its own lock
     workflow = [sys.executable, "-m", "snakemake", "runs", "--nolock", "--cores", str(given.cores)]
     workflow += ["--resources", f"gpu={given.gpus}"] if given.gpus else []
-    workflow += ["--config", f"scale={given.scale}", f"seeds={given.seeds}"]
+    workflow += ["--config", f"scale={given.scale}", f"seeds={given.seeds}", "watched=true"]
     workflow += [f"data={Path(given.data).resolve()}"] if given.data else []
     reporting = [sys.executable, "-m", "iqa_lib.lab.report", given.scale]
     options = {"seeds": given.seeds, "cores": given.cores, "screen": Screen(sys.stdout)}
