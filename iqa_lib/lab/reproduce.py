@@ -102,7 +102,7 @@ class Watch:
         )
         parts = [f"{len(self.done)} of {len(self.folders)} rows", *([f"{len(self.failed)} failed"] * bool(self.failed))]
         parts += [_clock(time.time() - self.started), *([] if left is None else [f"about {_clock(left)} left"])]
-        return f"{', '.join(parts)}: {', '.join(rows) or 'starting'}"
+        return f"{', '.join(parts)}: {', '.join(rows) or 'none is running'}"
 
     def missing(self) -> dict[Training, str]:
         """The rows without a record, and why."""
@@ -182,7 +182,6 @@ def _show(watch: Watch, screen: Screen) -> None:
     for line in watch.look():
         if line.startswith("FAILED") or not screen.terminal:
             screen.say(line)
-    screen.live(watch.now())
     for line in (*watch.new_findings(), *watch.new_tables()):
         screen.say(line)
     screen.live(watch.now())
