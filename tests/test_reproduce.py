@@ -224,7 +224,7 @@ def test_rows_and_tables_are_shown_as_they_come(here, monkeypatch, terminal):
     assert "without a number: 03_prfnet/table2_fpn: ValueError: no luck (outputs/demo/03_prfnet/table2_fpn" in text
     assert "report: outputs/demo/tables/report.html" in text
     assert ("\r" in text) == ("\x1b" in text) == terminal
-    assert ("03_prfnet/table2_fpn step 1 3/9 loss=0.5" in text) == terminal
+    assert (" | prfnet/table2_fpn step 1 3/9 loss=0.5" in text) == terminal
     assert any("03_prfnet/table2_bifpn: PRFNet's 2AFC accuracy 0." in line for line in lines) == (not terminal)
 
 

@@ -96,13 +96,11 @@ class Watch:
 
     def now(self) -> str:
         """How far everything is, in a line."""
-        left, rows = (
-            self._seconds_left(),
-            [f"{_name(each)} {_described(place)}" for each, place in self.running.items()],
-        )
-        parts = [f"{len(self.done)} of {len(self.folders)} rows", *([f"{len(self.failed)} failed"] * bool(self.failed))]
+        left = self._seconds_left()
+        parts = [f"{len(self.done)}/{len(self.folders)} rows", *([f"{len(self.failed)} failed"] * bool(self.failed))]
         parts += [_clock(time.time() - self.started), *([] if left is None else [f"about {_clock(left)} left"])]
-        return f"{', '.join(parts)}: {', '.join(rows) or 'none is running'}"
+        rows = [f"{_name(each)[3:]} {_described(place)}" for each, place in self.running.items()]
+        return " | ".join([", ".join(parts), *rows])
 
     def missing(self) -> dict[Training, str]:
         """The rows without a record, and why."""
