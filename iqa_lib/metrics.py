@@ -214,7 +214,7 @@ def mean_estimate(estimates: Sequence[Estimate], same_rows: bool = True) -> Esti
     """The mean over several trainings of one network, or of their paired differences.
 
     All tested on the same rows, each resample's value is the mean of theirs in it. Otherwise nothing pairs their
-    resamples, and the interval is the mean of their intervals; so it is where an estimate came without its resamples.
+    resamples, and the interval is the mean of their intervals; likewise for estimates without resamples.
     """
     first = estimates[0]
     value, low, high = (float(np.mean([getattr(e, name) for e in estimates])) for name in ("value", "low", "high"))
