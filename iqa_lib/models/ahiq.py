@@ -31,6 +31,7 @@ and one linear layer; "patch + spatial" is the mean of both scores. The networks
 """
 
 import _codecs
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from iqa_lib.backbones import PACKAGED, Backbone
+from iqa_lib.backbones import PACKAGED, Backbone, taps_at
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
@@ -53,9 +54,9 @@ FUSIONS = ("deform+concat", "concat", "cnn", "vit")
 POOLINGS = ("patch", "spatial", "both")
 PRESETS = {"paper": {"resnet152_blocks": "layer1"}, "official_code": {"resnet152_blocks": "layer2"}}
 VITS = {f"b{patch}": (f"vit_base_patch{patch}_224.augreg_in21k_ft_in1k", patch) for patch in (8, 16)}
-"""Full timm tag and patch size."""
+VITS["packaged"] = PACKAGED, 8
+"""Full timm tag and patch size. `"packaged"`, not in the paper, is no ViT: see `DeepCNN`."""
 VIT_BLOCKS = 5
-VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
 _LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
 _BLOCK35 = ("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
@@ -67,13 +68,19 @@ CNNS = {
     "resnet152": ("resnet152.a1h_in1k", 1, _LAYER1, 768),
     "hrnet": ("hrnet_w32.ms_in1k", 1, ("layer1.3",), 256),
     "inception_resnet_v2": ("inception_resnet_v2.tf_in1k", 2, _BLOCK35, 1920),
-    "packaged": (PACKAGED, 3, ("blocks.1", "blocks.2", "blocks.4"), 176),
+    "packaged": (PACKAGED, 1, ("blocks.1",), 24),
 }
 """Full timm tag, timm's index of the last stage needed, the modules whose outputs are used, their channels in all.
 
-`"packaged"`, not in the paper, needs no download: its maps of strides 4, 8 and 16 are used.
+`"packaged"`, not in the paper, needs no download: as of the ResNets, its map of stride 4 is used.
 """
 RESNET152_LAYER2 = ("resnet152.a1h_in1k", 2, _SIX_OF_LAYER2, 3072)
+
+
+def on_grid(maps: Iterable[Tensor], grid: Sequence[int]) -> Tensor:
+    """Maps `(B, C, h, w)`, resized to a grid bilinearly if they are on another one, side by side."""
+    resized = (x if [*x.shape[-2:]] == [*grid] else F.interpolate(x, size=grid, mode="bilinear") for x in maps)
+    return torch.cat([*resized], dim=1)
 
 
 class CNNBackbone(Backbone):
@@ -89,9 +96,7 @@ class CNNBackbone(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` in [0, 1] to `(B, C, H / 4, W / 4)`."""
         grid = [side // CNN_STRIDE for side in images.shape[-2:]]
-        maps = self.net.model((images - self.mean) / self.std).values()
-        maps = [x if [*x.shape[-2:]] == grid else F.interpolate(x, size=grid, mode="bilinear") for x in maps]
-        return torch.cat(maps, dim=1)
+        return on_grid(self.net.model((images - self.mean) / self.std).values(), grid)
 
 
 class ViTBackbone(Backbone):
@@ -121,8 +126,17 @@ class ViTBackbone(Backbone):
         return torch.stack(shares, dim=1)
 
 
+class DeepCNN(Backbone):
+    """In the ViT's place where none has weights: a frozen CNN's maps of strides 8 and 16, as they are."""
+
+    def __init__(self, network: str, **options):
+        super().__init__(network, taps=taps_at(network, (8, 16)), frozen=True, **options)
+
+    extract = Backbone.forward
+
+
 class Backbones(nn.ModuleDict):
-    """The frozen backbones by name; images to a map of each."""
+    """The frozen backbones by name; images to their maps, one of each, two of `DeepCNN`."""
 
     frozen = True
 
@@ -131,23 +145,27 @@ class Backbones(nn.ModuleDict):
         return {name: backbone.weights for name, backbone in self.items()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return [backbone(images) for backbone in self.values()]
+        maps = (backbone(images) for backbone in self.values())
+        return [x for each in maps for x in ([each] if isinstance(each, Tensor) else each)]
 
 
 class DeformFusion(nn.Module):
     """The CNN's map, sampled where the ViT's map of the reference points, on the grid of the ViT's patches.
 
-    `deform=False` leaves out the offsets and the deformable convolution (Table 6); `project` puts a 1x1 convolution to
-    768 channels first (HRNet); `width` is that of the layers, as a fraction of the paper's.
+    Both have their `channels`. `deform=False` leaves out the offsets and the deformable convolution (Table 6);
+    `project` puts a 1x1 convolution to 768 channels first (HRNet); `width` is that of the layers, as a fraction of the
+    paper's.
     """
 
-    def __init__(self, channels: int, patch: int, *, deform: bool, project: bool, width: float = 1.0):
+    def __init__(
+        self, channels: int, vit_channels: int, patch: int, *, deform: bool, project: bool, width: float = 1.0
+    ):
         super().__init__()
         self.channels, middle = round(768 * width), round(512 * width)
         self.project = nn.Conv2d(channels, 768, 1) if project else nn.Identity()
         channels = 768 if project else channels
         if deform:
-            self.conv_offset = nn.Conv2d(VIT_CHANNELS, 2 * 9, 3, padding=1)
+            self.conv_offset = nn.Conv2d(vit_channels, 2 * 9, 3, padding=1)
             self.deform = DeformConv(channels, self.channels)
             channels = self.channels
         self.conv1 = nn.Sequential(
@@ -162,7 +180,7 @@ class DeformFusion(nn.Module):
         Each tap is applied before the enlargement, and shifted and summed after it: the same sums in much less time.
         """
         weight, bias = self.conv_offset.weight, self.conv_offset.bias.view(-1, 1, 1)
-        taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]  # (18 * 9, 3840, 1, 1)
+        taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]  # (18 * 9, D, 1, 1)
         parts = F.interpolate(F.conv2d(vit, taps).float(), size=size, mode="nearest")  # (B, 18 * 9, *size)
         return F.fold(parts.flatten(2), size, 3, padding=1) + bias
 
@@ -266,12 +284,14 @@ class AHIQ(nn.Module):
         self.backbone, channels = Backbones(), 0
         if fusion != "vit":
             self.backbone["cnn"] = CNNBackbone(*cut, weights=cnn_weights, norm=norm)
-            options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
-            self.deform_net = DeformFusion(*self.backbone["cnn"].channels, self.patch, **options)
-            channels += self.deform_net.channels
         if fusion != "cnn":
-            self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)
-            channels += VIT_CHANNELS
+            branch = DeepCNN if vit == "packaged" else ViTBackbone
+            self.backbone["vit"] = branch(network, weights=vit_weights, norm=norm)
+            channels = sum(self.backbone["vit"].channels)
+        if fusion != "vit":
+            options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
+            self.deform_net = DeformFusion(*self.backbone["cnn"].channels, channels, self.patch, **options)
+            channels += self.deform_net.channels
         self.regressor = Regressor(channels, pooling, width=width)
         self.fusion, self.checkpoint = fusion, None
 
@@ -319,20 +339,23 @@ class AHIQ(nn.Module):
             return score
         if offsets is not None:
             maps["offsets"] = offsets
-        if images is not None and self.fusion != "cnn":
+        if images is not None and self.fusion != "cnn" and hasattr(self.backbone["vit"], "attention"):
             attention = self.backbone["vit"].attention(images)  # (2B, blocks, heads, h, w)
             maps["attention_reference"], maps["attention_distorted"] = attention.chunk(2)
         return score, maps
 
     def _fuse(self, features: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """`F = [V, DeformFusion(C)]` of references and distorted images, `(2B, C, h, w)`, and the offsets if any."""
+        cnn, *vit = [None, *features] if self.fusion == "vit" else features
+        if self.fusion == "cnn":
+            return self.deform_net(cnn, None), None
+        vit = on_grid(vit, vit[0].shape[-2:])  # (2B, C, h, w)
         if self.fusion == "vit":
-            return features[0], None
-        cnn, *vit = features
-        if self.fusion != "deform+concat":
-            return torch.cat([*vit, self.deform_net(cnn, None)], dim=1), None
-        offsets = self.deform_net.offsets(vit[0].chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
-        return torch.cat([*vit, self.deform_net(cnn, torch.cat([offsets, offsets]))], dim=1), offsets
+            return vit, None
+        if self.fusion == "concat":
+            return torch.cat([vit, self.deform_net(cnn, None)], dim=1), None
+        offsets = self.deform_net.offsets(vit.chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
+        return torch.cat([vit, self.deform_net(cnn, torch.cat([offsets, offsets]))], dim=1), offsets
 
 
 AUTHOR_KEYS = ((r"^resnet50\.", "backbone.cnn.net.model."), (r"^vit\.", "backbone.vit.net.model."))
