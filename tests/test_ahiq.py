@@ -578,10 +578,25 @@ def test_without_a_vit_the_maps_are_the_packaged_networks():
     assert [tuple(x.shape) for x in kept] == [(2, 24, 10, 16), (2, 40, 5, 8), (2, 112, 3, 4)]
     assert all(torch.equal(x, y) for x, y in zip(kept, expected, strict=True))
     resized = F.interpolate(expected[2], size=(5, 8), mode="bilinear")
-    assert torch.equal(net._fuse(kept)[0][:, :152], torch.cat([expected[1], resized], dim=1))
+    assert torch.equal(net._fuse(kept)[0][:, :152], torch.cat([expected[1], resized], dim=1) / 8)
     assert {name: weights.source for name, weights in net.backbone.weights.items()} == dict(
         cnn="packaged", vit="packaged"
     )
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_without_a_vit_heads_start_near_the_middle(fusion):
+    with shared_backbones():
+        torch.manual_seed(0)
+        net = AHIQ(cnn="packaged", vit="packaged", fusion=fusion, width=1 / 16).train()
+    score, maps = net(*pair(2, 64, 64), return_maps=True)
+    assert (score - 0.5).abs().max() < 0.2
+    assert (maps["weight"] - 0.5).abs().max() < 0.2
+    assert not maps.get("offsets", torch.zeros(1)).any()
+    same, _ = net(pair()[0], pair()[0], return_maps=True)
+    torch.testing.assert_close(same, torch.full((2,), 0.5))
+    score.square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and not p.grad.any()] == []
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

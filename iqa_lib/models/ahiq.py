@@ -25,9 +25,12 @@ ResNet50's weights had ImageNet's statistics: `norm` has the alternatives.
 
 What slides and code leave open was decided here and cannot be checked against the authors: HRNet is HRNet-W32's first
 stage, projected to 768 channels by a trained 1x1 convolution; maps of a stride other than 4 are resized to it
-bilinearly; without a ViT there are no offsets, and so no deformable convolution; spatial pooling is a global average
-and one linear layer; "patch + spatial" is the mean of both scores. The networks of Table 7 have the weights that timm
-0.5.4, which the authors pin, gives under their bare names. Heads name their modules as the authors' checkpoint does.
+bilinearly; the CNN alone has no offsets, and so no deformable convolution; spatial pooling is a global average and one
+linear layer; "patch + spatial" is the mean of both scores. The networks of Table 7 have the weights that timm 0.5.4,
+which the authors pin, gives under their bare names. Heads name their modules as the authors' checkpoint does.
+
+Where no ViT has weights, `vit="packaged"` puts deep maps of an installed CNN in its place: the same equations with
+another V, and heads that start from other weights (`AHIQ._start_small`). None of the paper's networks is so.
 """
 
 import _codecs
@@ -56,6 +59,8 @@ PRESETS = {"paper": {"resnet152_blocks": "layer1"}, "official_code": {"resnet152
 VITS = {f"b{patch}": (f"vit_base_patch{patch}_224.augreg_in21k_ft_in1k", patch) for patch in (8, 16)}
 VITS["packaged"] = PACKAGED, 8
 """Full timm tag and patch size. `"packaged"`, not in the paper, is no ViT: see `DeepCNN`."""
+PACKAGED_SCALE, PACKAGED_REACH = 1 / 8, 1 / 16
+"""With `vit="packaged"`: factors of the maps, to deviate by about 1, and of the offsets, to learn like the rest."""
 VIT_BLOCKS = 5
 CNN_STRIDE = 4
 _LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
@@ -153,15 +158,23 @@ class DeformFusion(nn.Module):
     """The CNN's map, sampled where the ViT's map of the reference points, on the grid of the ViT's patches.
 
     Both have their `channels`. `deform=False` leaves out the offsets and the deformable convolution (Table 6);
-    `project` puts a 1x1 convolution to 768 channels first (HRNet); `width` is that of the layers, as a fraction of the
-    paper's.
+    `project` puts a 1x1 convolution to 768 channels first (HRNet); `reach` is a factor of the offsets, on which hangs
+    how fast they learn; `width` is that of the layers, as a fraction of the paper's.
     """
 
     def __init__(
-        self, channels: int, vit_channels: int, patch: int, *, deform: bool, project: bool, width: float = 1.0
+        self,
+        channels: int,
+        vit_channels: int,
+        patch: int,
+        *,
+        deform: bool,
+        project: bool,
+        reach: float = 1.0,
+        width: float = 1.0,
     ):
         super().__init__()
-        self.channels, middle = round(768 * width), round(512 * width)
+        self.channels, middle, self.reach = round(768 * width), round(512 * width), reach
         self.project = nn.Conv2d(channels, 768, 1) if project else nn.Identity()
         channels = 768 if project else channels
         if deform:
@@ -182,7 +195,7 @@ class DeformFusion(nn.Module):
         weight, bias = self.conv_offset.weight, self.conv_offset.bias.view(-1, 1, 1)
         taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]  # (18 * 9, D, 1, 1)
         parts = F.interpolate(F.conv2d(vit, taps).float(), size=size, mode="nearest")  # (B, 18 * 9, *size)
-        return F.fold(parts.flatten(2), size, 3, padding=1) + bias
+        return self.reach * (F.fold(parts.flatten(2), size, 3, padding=1) + bias)
 
     def forward(self, cnn: Tensor, offsets: Tensor | None) -> Tensor:
         x = self.project(cnn)
@@ -238,6 +251,7 @@ class AHIQ(nn.Module):
         preset: `"paper"` or `"official_code"`, see the module's docstring.
         cnn, cnn_weights: A name in `CNNS` (Table 7), and its weights, see `iqa_lib.backbones.Backbone`.
         vit, vit_weights: `"b8"` or `"b16"`, likewise. Its patch is the grid of the score map, also with `fusion="cnn"`.
+            `"packaged"`, not in the paper: the packaged CNN's maps of strides 8 and 16 in its place, on patches of 8.
         fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Unused backbones are not built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
         norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.
@@ -249,7 +263,8 @@ class AHIQ(nn.Module):
     a dict, as far as the options provide them: `score` and `weight` `(B, 1, h, w)`, f and w on the ViT's grid, w in
     (0, 1); `offsets` `(B, 18, H / 4, W / 4)` in pixels of the CNN's grid, (down, right) for each of the 9 taps in turn;
     `attention_reference` and `attention_distorted` `(B, blocks, heads, h, w)`, the share of the CLS token's attention
-    that each patch gets (from images only). `model.checkpoint` describes the file read by `from_author_checkpoint`.
+    that each patch gets (from images and by a ViT only: the packaged CNN has no such token). `model.checkpoint`
+    describes the file read by `from_author_checkpoint`.
     Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
@@ -281,19 +296,24 @@ class AHIQ(nn.Module):
         check_at_least(1 / 64, width=width)
         cut = RESNET152_LAYER2 if (cnn, resnet152_blocks) == ("resnet152", "layer2") else CNNS[cnn]
         network, self.patch = VITS[vit]
+        packaged = vit == "packaged"
+        self.scale = PACKAGED_SCALE if packaged else None
         self.backbone, channels = Backbones(), 0
         if fusion != "vit":
             self.backbone["cnn"] = CNNBackbone(*cut, weights=cnn_weights, norm=norm)
         if fusion != "cnn":
-            branch = DeepCNN if vit == "packaged" else ViTBackbone
+            branch = DeepCNN if packaged else ViTBackbone
             self.backbone["vit"] = branch(network, weights=vit_weights, norm=norm)
             channels = sum(self.backbone["vit"].channels)
         if fusion != "vit":
             options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
+            options |= {"reach": PACKAGED_REACH} if packaged else {}
             self.deform_net = DeformFusion(*self.backbone["cnn"].channels, channels, self.patch, **options)
             channels += self.deform_net.channels
         self.regressor = Regressor(channels, pooling, width=width)
         self.fusion, self.checkpoint = fusion, None
+        if packaged:
+            self._start_small()
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "AHIQ":
@@ -317,8 +337,23 @@ class AHIQ(nn.Module):
             backbone.weights = replace(model.checkpoint, network=backbone.weights.network)
         return model
 
+    @torch.no_grad()
+    def _start_small(self) -> None:
+        """Weights that learn in hundreds of steps: no offsets, the difference alone, scores near 1/2, even weights."""
+        small = "deform_net.conv1.2", "regressor.conv.0", "regressor.conv_attent.0", "regressor.spatial"
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear | DeformConv) and not name.startswith("backbone."):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear").mul_(0.1 if name in small else 1.0)
+                nn.init.constant_(layer.bias, 0.5 if name in ("regressor.conv.0", "regressor.spatial") else 0.0)
+        self.regressor.feat_smoothing[0].weight[:, self.regressor.down_channel.out_channels :] = 0
+        if self.fusion == "deform+concat":
+            self.deform_net.conv_offset.weight.zero_()
+
     def extract(self, images: Tensor) -> list[Tensor]:
-        """Maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)` and the ViT's `(B, 3840, h, w)`."""
+        """Maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)`, then the ViT's `(B, 3840, h, w)`.
+
+        With `vit="packaged"` two in the place of the latter: `(B, 40, H / 8, W / 8)` and `(B, 112, H / 16, W / 16)`.
+        """
         height, width = images.shape[-2:]
         if height % self.patch or width % self.patch:
             expected = f"sides that are multiples of {self.patch}, the ViT's patch: crop or resize them"
@@ -346,6 +381,8 @@ class AHIQ(nn.Module):
 
     def _fuse(self, features: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """`F = [V, DeformFusion(C)]` of references and distorted images, `(2B, C, h, w)`, and the offsets if any."""
+        if self.scale:
+            features = [self.scale * x for x in features]
         cnn, *vit = [None, *features] if self.fusion == "vit" else features
         if self.fusion == "cnn":
             return self.deform_net(cnn, None), None
