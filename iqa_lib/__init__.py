@@ -3,11 +3,6 @@
 `iqa_lib.score(reference, distorted, metric)` and `iqa_lib.prefer(reference, a, b, model)`: see `iqa_lib.lab.scoring`.
 """
 
-import os
-
-# Threads that spin while they wait slow a busy machine down tenfold; read once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 __version__ = "0.1.0"
 
 

@@ -47,9 +47,11 @@ class Baseline:
         library, source: The distribution that computes it, and where it was published.
         convention: Luma or RGB, data range, downsampling, and where the library departs from the publication.
         compute: One reference `(1, 3, H, W)` and its distorted image, in [0, 1], to one number.
+        prepare: Makes of a reference what `compute` can take in its place for all its distorted images.
         low: No pair scores below this, none above `high`; an image compared with itself gets the better one of the two,
             except for VIFp, which is 1 there, and PieAPP, about 0.
-        build: For a metric that needs weights, makes its network, which `load` binds as `compute`'s first argument.
+        build: For a metric that needs weights, makes its network, which `load` binds as the first argument of `compute`
+            and `prepare`.
         min_size: Shortest side it is defined for.
         max_pixels: With more pixels its process would pass 8 GiB, measured on 3:2 images by
             `benchmarks/baselines_memory.py`, and it refuses; `dataclasses.replace(baseline, max_pixels=...)` moves it.
@@ -66,6 +68,7 @@ class Baseline:
     low: float
     high: float
     build: Callable[[], nn.Module] | None = None
+    prepare: Callable[..., object] | None = None
     min_size: int = 1
     max_pixels: int = 60_000_000
     weights: Weights | None = None
@@ -86,11 +89,29 @@ class Baseline:
         from iqa_lib.devices import to_device
 
         self.check(reference, distorted)
+        pairs = zip(reference.split(1), distorted.split(1), strict=True)
+        return to_device(torch.stack([self.scorer(r)(d) for r, d in pairs]), reference.device)  # (B,)
+
+    def scorer(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
+        """`score` for one reference `(1, 3, H, W)`: a function of distorted images of its size, for one after another.
+
+        What depends on the reference alone is computed once. Returns numbers `()`; errors are those of `score`.
+        """
+        import torch
+
         if self.needs_weights and self.weights is None:
             raise WeightsError(f"{self.name} has no weights yet: use baselines.load({self.name!r}).score(...)")
+        self.check(reference, reference)
+        seen = reference.float().contiguous()
         with torch.no_grad():
-            pairs = zip(reference.split(1), distorted.split(1), strict=True)
-            return to_device(torch.stack([self._score_one(*pair) for pair in pairs]), reference.device)  # (B,)
+            prepared = self.prepare(seen) if self.prepare else seen
+
+        def score(distorted: Tensor) -> Tensor:
+            self.check(reference, distorted)
+            with torch.no_grad():
+                return self._score_one(prepared, distorted)
+
+        return score
 
     def check(self, reference: Tensor, distorted: Tensor) -> None:
         """Raise ValueError unless `score` takes these images."""
@@ -101,11 +122,11 @@ class Baseline:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
-    def _score_one(self, reference: Tensor, distorted: Tensor) -> Tensor:
+    def _score_one(self, prepared: Tensor | object, distorted: Tensor) -> Tensor:
         from torch.linalg import LinAlgError
 
         try:
-            score = self.compute(reference.float().contiguous(), distorted.float().contiguous()).reshape(())
+            score = self.compute(prepared, distorted.float().contiguous()).reshape(())
         except LinAlgError as error:
             raise ValueError(f"{self.name} is undefined for this pair (a flat image?): {error}") from error
         if not self.low - 1e-3 <= score <= self.high + 1e-3:
@@ -130,7 +151,9 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
     from iqa_lib.devices import to_device
 
     network, found = load_pretrained(name, baseline.build, weights or "auto")
-    return replace(baseline, compute=partial(baseline.compute, to_device(network, device)), weights=found)
+    network = to_device(network, device)
+    prepare = baseline.prepare and partial(baseline.prepare, network)
+    return replace(baseline, compute=partial(baseline.compute, network), prepare=prepare, weights=found)
 
 
 def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> lpips.LPIPS:
@@ -331,7 +354,8 @@ def _st_lpips(net: str, **limits: int) -> Baseline:
     return _lower(
         *(f"st-lpips-{net}", f"ST-LPIPS ({net})", "iqa_lib", "Ghildyal and Liu, ECCV 2022"),
         "RGB, data range [-1, 1], full size, weights of the package stlpips-pytorch",
-        lambda network, *pair: network(*_beside(network, *pair)),
+        lambda network, features, distorted: network(features, *_beside(network, distorted)),
+        prepare=lambda network, reference: network.extract(*_beside(network, reference)),
         build=lambda: resolve_name("iqa_lib.models.st_lpips:STNetwork")(net),
         **limits,
     )

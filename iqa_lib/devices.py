@@ -23,6 +23,11 @@ def best_device() -> torch.device:
     return Accelerator(mixed_precision="no").device
 
 
+def use_one_thread() -> None:
+    """Compute on one CPU core from now on: digits no longer depend on their number, and no thread spins in waiting."""
+    torch.set_num_threads(1)
+
+
 def device_of(model: nn.Module | None) -> torch.device:
     """Where a model's parameters or buffers are; the CPU if it has none."""
     tensors = () if model is None else (*model.parameters(), *model.buffers())
@@ -32,6 +37,12 @@ def device_of(model: nn.Module | None) -> torch.device:
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type
+
+
+def instructions() -> str:
+    """The vector instructions that torch uses on the CPU, such as `"AVX2"`, and whether it computes bf16 natively."""
+    native = _has_native_bf16(torch.device("cpu"))
+    return torch.backends.cpu.get_cpu_capability() + ", native bf16" * native
 
 
 def check_device(device: torch.device | str) -> None:
@@ -44,12 +55,16 @@ def check_device(device: torch.device | str) -> None:
 
 
 def to_device(item: Tensor | list | nn.Module, device: torch.device | str):
-    """Move a model, a tensor or nested lists of tensors; 8-bit images become floats in [0, 1]."""
+    """Move a model, a tensor or nested lists of tensors; 8-bit images become floats in [0, 1].
+
+    Batches of maps go channels last: on one CPU core, convolutions take half the time.
+    """
     if isinstance(item, nn.Module):
         return item.to(device)
     if not isinstance(item, Tensor):
         return [to_device(part, device) for part in item]
-    item = item.to(device, non_blocking=True)
+    layout = torch.channels_last if item.ndim == 4 else torch.preserve_format
+    item = item.to(device, non_blocking=True, memory_format=layout)
     return item.float() / 255 if item.dtype == torch.uint8 else item
 
 

@@ -173,10 +173,9 @@ def _kept_scores(
         known = json.loads(file.read_text()) if file.exists() else {}
         distorted = ((i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place)
         missing = {keys[path]: (index, place) for index, place, path in distorted if keys[path] not in known}
-        for name, (index, place) in missing.items():
-            images = dataset[index]
-            known[name] = baseline.score(images[0][None], images[place][None]).item()
         if missing:
+            score = baseline.scorer(dataset[indices[0]][0][None])
+            known |= {name: score(dataset[index][place][None]).item() for name, (index, place) in missing.items()}
             with atomic(file) as temporary:
                 temporary.write_text(json.dumps(known))
     return known

@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +151,23 @@ def _to_srgb(image: Image.Image, name: str) -> Image.Image:
         return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
         raise ValueError(f"{name}: its ICC profile cannot be used ({error}): convert it to sRGB first") from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """A PNG file of uint8 RGB `(H, W, 3)`, about as large as Pillow's fastest, in less than half its time.
+
+    Each row is stored as its difference to the one above, where Pillow tries five ways for each row.
+    """
+    height, width, _ = pixels.shape
+    rows = np.full((height, 1 + 3 * width), 2, np.uint8)  # each begins with the number of its filter, 2: difference up
+    rows[:, 1:] = np.diff(pixels.reshape(height, -1), axis=0, prepend=np.uint8(0))
+    deflate = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
+    chunks = {b"IHDR": header, b"IDAT": deflate.compress(rows) + deflate.flush(), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
 
 
 def read_kept(path: Path) -> Tensor:

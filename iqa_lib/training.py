@@ -25,7 +25,7 @@ from iqa_lib.files import atomic
 from iqa_lib.progress import progress
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step")
+SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step", "one_cycle")
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,12 @@ def fit(
         tasks: Their losses are summed in each step. An epoch is a pass through the first; the others start over.
         folder: For `checkpoint.pt` during the training, then `model.safetensors`, `history.csv` and `fit.json`.
         batch_size: Records per step and task, over all processes; an incomplete last batch is left out.
-        lr, lr_end: Learning rate at the start, and at the lowest point of a cosine.
+        lr, lr_end: Learning rate at the start (of one cycle: its highest), and at the lowest point of a cosine.
         optimizer: `"sgd"`, which alone uses `momentum`, `"adam"` or `"adamw"`.
         schedule: `"constant"`; `"step"`: a tenth after each `schedule_epochs`; `"cosine"`: to zero at the end, by step;
             `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch; `"cosine_step"`: to
-            zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code).
+            zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code); `"one_cycle"`: from
+            near zero to `lr` in the first tenth of the steps, then the cosine to `lr_end`.
         precision: `"fp32"`, `"bf16"` autocast, or `"auto"`: see `iqa_lib.devices.resolved_precision`.
         accumulate: Parts that a batch is computed in, to save memory.
         workers: Processes that read ahead.
@@ -122,8 +123,9 @@ def fit(
     if not steps_per_epoch:
         raise ValueError(f"{name}: got {len(tasks[0].data)} records, expected at least one batch of {batch_size}")
     total = min(epochs * steps_per_epoch, max_steps or epochs * steps_per_epoch)
-    model.to(device, memory_format=torch.channels_last if device.type == "cuda" else torch.preserve_format)
-    options = dict(lr=lr, weight_decay=weight_decay) | (dict(momentum=momentum) if optimizer == "sgd" else {})
+    model.to(device, memory_format=torch.channels_last)
+    options = dict(momentum=momentum) if optimizer == "sgd" else {}
+    options |= dict(lr=lr, weight_decay=weight_decay, fused=True)
     updater = OPTIMIZERS[optimizer]([weight for weight in model.parameters() if weight.requires_grad], **options)
     updater.zero_grad(set_to_none=True)
     first, history, spent = _resume(folder, model, updater)
@@ -147,7 +149,7 @@ def fit(
     for step in bar:
         torch.manual_seed(seed * 1_000_003 + step)
         factor = schedule_factor(schedule, step, total, steps_per_epoch * schedule_epochs, steps_per_epoch)
-        rate = lr_end + (lr - lr_end) * factor if schedule.startswith("cosine") else lr * factor
+        rate = lr * factor if schedule in ("constant", "step") else lr_end + (lr - lr_end) * factor
         for group in updater.param_groups:
             group["lr"] = rate
         loss = 0.0
@@ -214,6 +216,10 @@ def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per
         return 0.1 ** (step // period)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / total))
+    if schedule == "one_cycle":
+        rising = max(1, total // 10)
+        falling = 0.5 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
+        return (step + 1) / (rising + 1) if step < rising else falling
     if schedule == "cosine_step":
         return 0.5 * (1 + math.cos(math.pi * step * steps_per_epoch / period))
     if schedule == "cosine_epoch":

@@ -25,7 +25,6 @@ from iqa_lib.progress import progress
 
 PROTOCOLS = ("whole", "grid", "corners", "random")
 FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}  # the axes that are mirrored
-_SHARES = ("01", "23", "45", "67", "89", "ab", "cd", "ef")  # of the files of features, by first digit
 
 
 class View(Protocol):
@@ -211,12 +210,13 @@ class WithScores(Vectors):
 class FixedFeatures(View):
     """A data set seen through fixed crops and a frozen backbone: for each image, the maps of `model.extract`.
 
-    The draws and so the results are those of the crops, by a fixed protocol, neither flipped nor turned. The maps are
-    kept in the cache folder, one file per image, under a key of the backbone's weights and the crops.
+    The draws and so the results are those of the crops, by a fixed protocol, neither flipped nor turned. Each map is
+    kept in the cache folder by itself, one file per reference, and read from there as it is needed: networks share the
+    maps of a backbone that both have, wherever each is cut.
 
     The model has `extract(images) -> list of maps` and a frozen `backbone`. If that is a `ModuleDict` of backbones,
-    each makes one of the maps; they are kept apart, and models share those of a backbone that both have. The model is
-    moved to the best device; `max_batch` crops of an image go through the backbone at a time.
+    each makes some of the maps. The model is moved to the best device; `max_batch` crops of an image go through the
+    backbone at a time.
     """
 
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
@@ -228,7 +228,7 @@ class FixedFeatures(View):
         self.crops, self.dataset = crops, crops.dataset
         to_device(model, best_device())
         parts = model.backbone.values() if isinstance(model.backbone, nn.ModuleDict) else [model]
-        kept = [self._kept(part, max_batch) for part in parts]
+        kept = [self._kept(part.eval(), max_batch) for part in parts]
         self.maps = {path: [scale for maps in kept for scale in maps[path]] for path in self.dataset.paths()}
 
     def __getitem__(self, key: tuple[int, int]) -> tuple:
@@ -244,31 +244,54 @@ class FixedFeatures(View):
     def fingerprint(self) -> tuple:
         return "features", self.crops.fingerprint()
 
-    @torch.no_grad()
     def _kept(self, part: nn.Module, max_batch: int) -> dict[Path, list[Tensor]]:
-        """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones.
-
-        Image by image: a batch shared with another image would change a convolution's last bits.
-        """
-        extract = getattr(part.eval(), "extract", lambda images: [part(images)])
-        backbone = getattr(part, "backbone", part)
-        state = tensors_sha256((*backbone.state_dict().items(), *backbone.named_buffers()))
+        """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones."""
         seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
-        key = repr((seen, (type(part).__qualname__, repr(backbone), state)))
-        folder = cache_dir() / "features" / hashlib.sha256(key.encode()).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
-        files = {path: folder / f"{file_key(path)}.safetensors" for path in self.dataset.paths()}
-        for digits in SystemRandom().sample(_SHARES, len(_SHARES)):
-            with FileLock(folder / f".{digits}.lock"):
-                missing = [path for path, file in files.items() if file.name[0] in digits and not file.exists()]
-                for path in progress(missing, "features of the frozen backbone"):
-                    batches = self.crops.cut(read_image(path)).split(max_batch)
-                    parts = [[scale.cpu() for scale in extract(to_device(batch, device_of(part)))] for batch in batches]
-                    with atomic(files[path]) as temporary:
-                        maps = enumerate(map(torch.cat, zip(*parts, strict=True)))
-                        save_file({f"map{i}": scale for i, scale in maps}, temporary)
-        kept = {path: load_file(file) for path, file in progress(files.items(), "reading features")}
-        return {path: [maps[f"map{i}"] for i in range(len(maps))] for path, maps in kept.items()}
+        folder = cache_dir() / "features" / hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+        folders = [folder / key for key in self._keys(part)]
+        images: dict[Path, set[Path]] = {}
+        for record in self.dataset.records:
+            images.setdefault(record.images[0], set()).update(record.images)
+        shuffled, kept = SystemRandom().sample(list(images), len(images)), {}  # concurrent runs share the work
+        for reference in progress(shuffled, "features of the frozen backbone"):
+            name = f"{file_key(reference)}.safetensors"
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{name}.lock"):
+                kept |= self._of_reference(part, images[reference], [tap / name for tap in folders], max_batch)
+        return kept
+
+    def _of_reference(
+        self, part: nn.Module, images: set[Path], files: list[Path], max_batch: int
+    ) -> dict[Path, list[Tensor]]:
+        """The maps of one reference's images, read from a file a map; those that are missing are computed and added."""
+        names = {path: file_key(path) for path in sorted(images)}
+        taps = [load_file(file) if file.exists() else {} for file in files]
+        missing = [path for path, name in names.items() if not all(name in tap for tap in taps)]
+        found = {names[path]: self._maps(part, path, max_batch) for path in missing}
+        for i, (tap, file) in enumerate(zip(taps, files, strict=True)):
+            if new := {name: maps[i] for name, maps in found.items() if name not in tap}:
+                tap |= new
+                with atomic(file) as temporary:
+                    save_file(tap, temporary)
+        return {path: [tap[name] for tap in taps] for path, name in names.items()}
+
+    def _maps(self, part: nn.Module, path: Path, max_batch: int) -> list[Tensor]:
+        """An image's maps; a batch shared with another image would change a convolution's last bits."""
+        batches = self.crops.cut(read_image(path)).split(max_batch)
+        return [torch.cat(parts) for parts in zip(*(_extracted(part, batch) for batch in batches), strict=True)]
+
+    def _keys(self, part: nn.Module) -> list[str]:
+        """A name for each map of a backbone: the hash of its numbers for one image, which hang on all that matters."""
+        shape = self.crops.cut(read_image(self.dataset.records[0].images[0]))[:1].shape
+        probe = torch.linspace(0, 1, shape.numel()).view(shape)
+        return [tensors_sha256([("map", scale)])[:16] for scale in _extracted(part, probe)]
+
+
+@torch.no_grad()
+def _extracted(part: nn.Module, images: Tensor) -> list[Tensor]:
+    """The maps of a model or a single backbone on the CPU."""
+    extract = getattr(part, "extract", lambda images: [part(images)])
+    return [scale.float().cpu().contiguous() for scale in extract(to_device(images, device_of(part)))]
 
 
 def first_tensor(item: Tensor | list) -> Tensor:

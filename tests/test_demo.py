@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
@@ -332,6 +333,7 @@ def test_dead_leaves_fill_the_frame_and_follow_the_seed():
         assert (scene(seed) == image).all()
         assert image.std() > 15
     assert (scene(1) != scene(3)).any()
+    assert zlib.crc32(scene(1).tobytes()) == 2893384625  # caches outlive the code: see `demo.VERSION`
 
 
 def test_scenes_are_references_like_the_others(photos, tmp_path, monkeypatch):

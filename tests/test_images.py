@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from iqa_lib.files import atomic
-from iqa_lib.images import check_images, read_image, read_kept
+from iqa_lib.images import check_images, encode_png, read_image, read_kept
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 9, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -27,6 +27,17 @@ def channels_first(pixels):
 
 def image(*shape, value=0.5, dtype=torch.float32):
     return torch.full(shape or (2, 3, 16, 16), value, dtype=dtype)
+
+
+# --- encode_png
+
+
+@pytest.mark.parametrize("pixels", [PIXELS, PIXELS.swapaxes(0, 1), PIXELS[:1, :1], 0 * PIXELS])
+def test_a_png_gives_its_pixels_back(tmp_path, pixels):
+    path = tmp_path / "image.png"
+    path.write_bytes(encode_png(pixels))
+    assert Image.open(path).format == "PNG"
+    assert torch.equal(read_image(path), channels_first(pixels))
 
 
 # --- read_image

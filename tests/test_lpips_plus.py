@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from iqa_lib.baselines import BASELINES
-from iqa_lib.models.lpips_plus import NETS, LPIPSPlus
+from iqa_lib.models import STLPIPS
+from iqa_lib.models.lpips_plus import LPIPSPlus
 from iqa_lib.weights import WeightsError
 
 CHANNELS = {
@@ -16,6 +17,7 @@ CHANNELS = {
     "vgg": (64, 128, 256, 512, 512),
     "squeeze": (64, 128, 256, 384, 384, 512, 512),
 }
+NETS = ("alex", "vgg", "squeeze")
 nets = pytest.mark.parametrize("net", NETS)
 
 
@@ -69,6 +71,24 @@ def test_without_semantic_layer_it_is_the_lpips_packages(model, photos):
     expected = model.network(*photos, normalize=True)[:, 0, 0, 0]
     assert expected.std() > 1e-4
     torch.testing.assert_close(model(*photos), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+@torch.no_grad()
+def test_on_the_networks_of_st_lpips(net, photos):
+    """Without a semantic layer it is ST-LPIPS; with one, its maps weighted by the reference's mean features."""
+    plain, plus = (LPIPSPlus(net=f"st-{net}", semantic_layer=layer) for layer in (None, 2))
+    torch.testing.assert_close(plain(*photos), STLPIPS(net=net)(*photos), rtol=1e-5, atol=1e-7)
+    distance, maps = plus(*photos, return_maps=True)
+    expected = 0
+    for m in range(5):
+        size = maps[f"distance_{m}"].shape[2:]
+        weight = torch.nn.functional.interpolate(plus.extract(photos[0])[2], size, mode="bilinear").sum(1, keepdim=True)
+        weighted = (weight * maps[f"distance_{m}"]).sum((1, 2, 3)) / weight.sum((1, 2, 3))
+        expected = expected + weighted
+    torch.testing.assert_close(distance, expected, rtol=1e-4, atol=1e-6)
+    alike = plus.similarities(photos[0][0], photos[0][0])
+    assert all(torch.allclose(x, torch.ones_like(x)) for x in alike)
 
 
 @nets

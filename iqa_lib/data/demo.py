@@ -15,7 +15,9 @@ one fixed data set; only the split depends on a seed.
 """
 
 import csv
+import hashlib
 import json
+import os
 import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +37,7 @@ from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.folder import deal
 from iqa_lib.data.splits import by_reference
 from iqa_lib.files import atomic, cache_dir, sha256
-from iqa_lib.images import read_image
+from iqa_lib.images import encode_png, read_image
 from iqa_lib.progress import progress
 
 VERSION = 1  # part of the cache folder's name: raise it with every change of the code that changes a pixel
@@ -84,6 +86,7 @@ def load(
     triplets: int = 60,
     votes: int = 1,
     pairs: int = 0,
+    tested: int = 0,
     types: Collection[int] = ALL_TYPES,
     by: str = "reference",
 ) -> IQADataset:
@@ -99,7 +102,8 @@ def load(
         votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
             other triplets, as the papers' two stages have data sets of their own.
         pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all, 5 for each type.
-        types: Numbers of the types of distortion, 1 to 25, for `task="pairs"`.
+        tested: Distorted images of a reference that the sides other than `"train"` use, for both tasks; 0: all.
+        types: Numbers of the types of distortion, 1 to 25.
         by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
     Raises DataError for an unknown split, task, type or `by`, or no usable photograph in the folder.
@@ -112,10 +116,13 @@ def load(
         raise DataError(f"types: got {sorted(types)}, expected numbers from 1 to 25")
     chosen = [found[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
+    used = 0 if split == "train" else tested
     if task == "pairs":
-        records = [pair for reference in chosen for pair in _pairs(root / reference.name, pairs, types)]
+        count = min(filter(None, (pairs, used)), default=0)
+        records = [pair for reference in chosen for pair in _pairs(root / reference.name, count, types)]
     else:
-        records = [triplet for reference in chosen for triplet in _triplets(root / reference.name, triplets, votes)]
+        cells = {each: _cells(each.name, used, types) for each in chosen}
+        records = [x for each in chosen for x in _triplets(root / each.name, triplets, votes, cells[each])]
     if by != "reference":
         records = deal(records, split, FRACTIONS, seed, by)
     make(root, chosen, {path for record in records for path in record.images})
@@ -148,15 +155,18 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
     while empty.any():
         radius = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
         x, y = rng.uniform(-radius, width + radius), rng.uniform(-radius, height + radius)
-        rows = slice(max(0, int(y - radius)), max(0, int(y + radius) + 2))
-        columns = slice(max(0, int(x - radius)), max(0, int(x + radius) + 2))
-        down, across = np.ogrid[rows.start : min(rows.stop, height), columns.start : min(columns.stop, width)]
-        visible = ((across - x) ** 2 + (down - y) ** 2 <= radius**2) & empty[rows, columns]
-        colour = np.clip(palette[rng.integers(6)] + rng.normal(0, 0.06, 3), 0, 1)
+        colour = palette[rng.integers(6)] + rng.normal(0, 0.06, 3)
         slope = rng.normal(0, 0.12, 2)
+        top, left = max(0, int(y - radius)), max(0, int(x - radius))
+        down, across = np.nonzero(empty[top : max(0, int(y + radius) + 2), left : max(0, int(x + radius) + 2)])
+        down, across = down + top, across + left
+        visible = (across - x) ** 2 + (down - y) ** 2 <= radius**2
+        if not visible.any():
+            continue
+        down, across = down[visible], across[visible]
         shade = ((across - x) * slope[0] + (down - y) * slope[1]) / radius
-        canvas[rows, columns][visible] = np.clip(colour + shade[..., None], 0, 1)[visible]
-        empty[rows, columns] &= ~visible
+        canvas[down, across] = np.clip(np.clip(colour, 0, 1) + shade[:, None], 0, 1)
+        empty[down, across] = False
     scene = Image.fromarray((255 * canvas + 0.5).astype(np.uint8))
     return np.asarray(scene.resize(size, Image.Resampling.BOX))  # (H, W, 3)
 
@@ -198,29 +208,36 @@ def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) 
             if path.stem != "reference":
                 number, level = map(int, path.stem.split("_"))
                 image = distort(image, number, level, _rng(name, 2, number, level))
+            data = encode_png(image)
             with atomic(path) as temporary:
-                Image.fromarray(image).save(temporary, compress_level=1)
-            return keys[path], sha256(path)
+                temporary.write_bytes(data)
+            return keys[path], hashlib.sha256(data).hexdigest()
 
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = dict(progress(pool.map(make_one, missing), "making demo images", total=len(missing)))
         with atomic(manifest) as temporary:
             temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
 
 
+def _cells(name: str, count: int, types: Collection[int]) -> list[tuple[int, int]]:
+    """Types and levels of `count` distorted images of a reference, drawn from those of `types`; 0: all."""
+    cells = [cell for cell in CELLS if cell[0] in types]
+    if not 0 < count < len(cells):
+        return cells
+    return [cells[i] for i in sorted(_rng(name, 4).choice(len(cells), count, replace=False))]
+
+
 def _pairs(folder: Path, count: int, types: Collection[int]) -> list[Pair]:
-    name, reference = folder.name, folder / "reference.png"
-    chosen = [(cell, score) for cell, score in scores(name).items() if cell[0] in types]
-    if 0 < count < len(chosen):
-        chosen = [chosen[i] for i in sorted(_rng(name, 4).choice(len(chosen), count, replace=False))]
-    return [Pair(reference, folder / FILES[cell], score, name, score, TYPES[cell[0]]) for cell, score in chosen]
+    name, reference, score = folder.name, folder / "reference.png", scores(folder.name)
+    chosen = ((cell, score[cell]) for cell in _cells(name, count, types))
+    return [Pair(reference, folder / FILES[cell], value, name, value, TYPES[cell[0]]) for cell, value in chosen]
 
 
-def _triplets(folder: Path, count: int, votes: int) -> list[Triplet]:
+def _triplets(folder: Path, count: int, votes: int, cells: Sequence[tuple[int, int]]) -> list[Triplet]:
     name, reference, records = folder.name, folder / "reference.png", []
     rng, score = _rng(name, 3, votes), scores(name)
     for _ in range(count):
-        a, b = (CELLS[i] for i in rng.choice(len(CELLS), 2, replace=False))
+        a, b = (cells[i] for i in rng.choice(len(cells), 2, replace=False))
         p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
         kinds = TYPES[a[0]], TYPES[b[0]]
         records.append(Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, *kinds))

@@ -25,12 +25,13 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from operator import itemgetter
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, optimize, signal, sparse
-from skimage import color, restoration
+from scipy import ndimage, optimize, signal
+from skimage import color
 from skimage.color import colorconv
 
 
@@ -74,8 +75,31 @@ def distort(
         todo = "pass, for example, np.random.default_rng((seed, number, level))"
         raise ValueError(f"rng: got {rng!r}, expected a generator for type {number} ({distortion.name}): {todo}")
     draws = (rng,) if distortion.random else ()
-    result = distortion.apply(_stretch(image / 255), distortion.levels[level - 1], *draws)
+    result = distortion.apply(_stretched(image), distortion.levels[level - 1], *draws)
     return _to_uint8(_stretch(result) if final_stretch else result)
+
+
+def _kept(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """`function` with its last argument and result kept, for what the types and levels share of one photograph."""
+    last: tuple = (np.empty(0), np.empty(0))
+
+    @wraps(function)
+    def kept(x: np.ndarray) -> np.ndarray:
+        nonlocal last
+        before, result = last
+        if not np.array_equal(x, before):
+            result = function(x)
+            result.flags.writeable = False
+            last = (x.copy(), result)
+        return result
+
+    return kept
+
+
+@_kept
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """The photograph as doubles over the full range [0, 1]."""
+    return _stretch(image / 255)
 
 
 def _stretch(x: np.ndarray) -> np.ndarray:
@@ -90,7 +114,8 @@ def _round(x: np.ndarray) -> np.ndarray:
 
 
 def _to_uint8(x: np.ndarray) -> np.ndarray:
-    return _round(255 * np.clip(x, 0, 1)).astype(np.uint8)
+    """Write values in [0, 1], clipped, as 8 bit, halves up."""
+    return (255 * np.clip(x, 0, 1) + 0.5).astype(np.uint8)
 
 
 def _blur(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -105,12 +130,16 @@ def _filter(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return signal.fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1))
 
 
+_lab = _kept(color.rgb2lab)
+_hsv = _kept(color.rgb2hsv)
+
+
 def _lab_to_rgb(lab: np.ndarray) -> np.ndarray:
     """Inverse of `skimage.color.rgb2lab` that clips only the result (skimage's own also clips on the way)."""
     fy = (lab[..., 0] + 16) / 116
     f = np.stack([fy + lab[..., 1] / 500, fy, fy - lab[..., 2] / 200], axis=-1)
     white = color.xyz_tristimulus_values(illuminant="D65", observer="2")
-    xyz = white * np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
+    xyz = white * np.where(f > 6 / 29, f * f * f, 3 * (6 / 29) ** 2 * (f - 4 / 29))
     linear = xyz @ colorconv.rgb_from_xyz.T
     companded = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
     return np.clip(np.where(linear > 0.0031308, companded, 12.92 * linear), 0, 1)
@@ -162,7 +191,7 @@ def _line(length: float, degrees: float) -> np.ndarray:
 
 def color_diffusion(x: np.ndarray, amount: float) -> np.ndarray:
     """Type 04: the Lab colour planes blurred with sigma 1.5 amount + 2 and then amplified amount-fold."""
-    lab = color.rgb2lab(x)
+    lab = _lab(x).copy()
     lab[..., 1:] = amount * _blur(lab[..., 1:], 1.5 * amount + 2)
     return _lab_to_rgb(lab)
 
@@ -179,6 +208,7 @@ def color_shift(x: np.ndarray, length: float, rng: np.random.Generator) -> np.nd
     return result
 
 
+@_kept
 def _edge_mask(x: np.ndarray) -> np.ndarray:
     """Smoothed gradient strength of the luma in [0, 1], without its weakest tenth and its extreme hundredths."""
     strength = _stretch(_blur(np.hypot(*np.gradient(x @ [0.2989, 0.5870, 0.1140])), 4))
@@ -199,19 +229,22 @@ def color_quantization(x: np.ndarray, colors: float) -> np.ndarray:
 
 
 def _minimum_variance_palette(pixels: np.ndarray, colors: int) -> np.ndarray:
-    """Palette by recursive splitting of the colour box with the largest squared error (X. Wu, Graphics Gems II, 1991).
-
-    Boxes are slices of a 32 x 32 x 32 histogram whose cells hold the count, the sums of R, G, B and the sum of squares.
-    """
-    rgb = pixels.reshape(-1, 3).astype(int)
-    cell = np.ravel_multi_index((rgb >> 3).T, (32, 32, 32))
-    moments = [np.bincount(cell, weights, 32**3) for weights in (np.ones(len(rgb)), *rgb.T, (rgb**2).sum(axis=1))]
-    boxes = [(np.inf, np.stack(moments, axis=-1).reshape(32, 32, 32, 5))]
+    """Palette by recursive splitting of the box with the largest squared error (X. Wu, Graphics Gems II, 1991)."""
+    boxes = [(np.inf, _color_histogram(pixels))]
     while len(boxes) < colors and boxes[-1][0] > 0:
         boxes += _split(boxes.pop()[1])
         boxes.sort(key=itemgetter(0))
     sums = np.array([box.sum(axis=(0, 1, 2)) for _, box in boxes])
     return (sums[:, 1:4] // sums[:, :1]).astype(np.uint8)
+
+
+@_kept
+def _color_histogram(pixels: np.ndarray) -> np.ndarray:
+    """Cells (32, 32, 32, 5) of 8 x 8 x 8 colours: their pixels' count, sums of R, G and B, and sum of squares."""
+    rgb = pixels.reshape(-1, 3).astype(int)
+    cell = np.ravel_multi_index((rgb >> 3).T, (32, 32, 32))
+    moments = [np.bincount(cell, weights, 32**3) for weights in (np.ones(len(rgb)), *rgb.T, (rgb**2).sum(axis=1))]
+    return np.stack(moments, axis=-1).reshape(32, 32, 32, 5)
 
 
 def _split(box: np.ndarray) -> list[tuple[float, np.ndarray]]:
@@ -236,14 +269,12 @@ def _squared_error(moments: np.ndarray) -> np.ndarray:
 
 def color_saturation_hsv(x: np.ndarray, factor: float) -> np.ndarray:
     """Type 07: HSV saturation times factor; a negative factor gives faint complementary colours."""
-    hsv = color.rgb2hsv(x)
-    hsv[..., 1] *= factor
-    return color.hsv2rgb(hsv)
+    return color.hsv2rgb(_hsv(x) * [1, factor, 1])
 
 
 def color_saturation_lab(x: np.ndarray, factor: float) -> np.ndarray:
     """Type 08: Lab colour planes times factor (1 leaves the photograph as it is)."""
-    return _lab_to_rgb(color.rgb2lab(x) * [1, factor, factor])
+    return _lab_to_rgb(_lab(x) * [1, factor, factor])
 
 
 def jpeg2000(x: np.ndarray, ratio: float) -> np.ndarray:
@@ -282,12 +313,40 @@ def speckle_noise(x: np.ndarray, variance: float, rng: np.random.Generator) -> n
 def denoise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
     """Type 15, a stand-in: Gaussian noise of this variance, then total-variation denoising."""
     weight = np.interp(variance, [0.01, 0.03, 0.05, 0.1, 0.15], [0.10, 0.20, 0.25, 0.20, 0.20])
-    return restoration.denoise_tv_chambolle(white_noise(x, variance, rng), weight, channel_axis=-1)
+    planes = white_noise(x, variance, rng).transpose(2, 0, 1).copy()
+    return np.stack([_total_variation(plane, weight) for plane in planes], axis=-1)
+
+
+def _total_variation(plane: np.ndarray, weight: float) -> np.ndarray:
+    """Total-variation denoising (A. Chambolle 2004), bit for bit that of `skimage.restoration` in two thirds its time.
+
+    The result is the plane plus the net inflow of a field that follows the result's slopes, bounded by the weight.
+    """
+    flow, slope, squares = np.zeros((3, 2, *plane.shape))
+    inflow, result, norm = np.zeros((3, *plane.shape))
+    energies: list[float] = []
+    for _ in range(200):
+        np.add(*flow, out=inflow)
+        inflow[1:] -= flow[0, :-1]
+        inflow[:, 1:] -= flow[1, :, :-1]
+        np.add(plane, inflow, out=result)
+        np.subtract(result[1:], result[:-1], out=slope[0, :-1])
+        np.subtract(result[:, 1:], result[:, :-1], out=slope[1, :, :-1])
+        np.sqrt(np.add(*np.square(slope, out=squares), out=norm), out=norm)
+        energies.append((np.square(inflow, out=inflow).sum() + weight * norm.sum()) / plane.size)
+        if len(energies) > 1 and abs(energies[-2] - energies[-1]) < 2e-4 * energies[0]:
+            break
+        norm *= 0.25 / weight
+        norm += 1
+        slope *= 0.25
+        flow += slope
+        flow /= norm
+    return result
 
 
 def brighten(x: np.ndarray, amount: float) -> np.ndarray:
     """Type 16: mid grey lifted by amount/2, two parts on RGB and one part on Lab lightness."""
-    lab = color.rgb2lab(x)
+    lab = _lab(x).copy()
     lab[..., 0] = 100 * _lift(lab[..., 0] / 100, amount)
     return (2 * _lift(x, amount) + _lab_to_rgb(lab)) / 3
 
@@ -301,26 +360,27 @@ def jitter(x: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndar
 
 
 def _displace(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Read each pixel at its place minus its (dy, dx), edges repeated: one sparse matrix of 4 x 4 weights a row."""
+    """Read each pixel at its place minus its (dy, dx), by 4 x 4 taps, edges repeated."""
     height, width = x.shape[:2]
     whole = np.floor(-offsets)
-    tap_y, tap_x = whole.astype(np.int32)[..., None] + np.arange(-1, 3, dtype=np.int32)
-    row = np.clip(np.arange(height, dtype=np.int32)[:, None, None] + tap_y, 0, height - 1)
-    column = np.clip(np.arange(width, dtype=np.int32)[:, None] + tap_x, 0, width - 1)
-    weight_y, weight_x = _cubic_weights(-offsets - whole)
-    weight = weight_y[..., :, None] * weight_x[..., None, :]
-    source = (row * width)[..., :, None] + column[..., None, :]
-    ends = np.arange(0, weight.size + 1, 16, dtype=np.int32)
-    matrix = sparse.csr_array((weight.ravel(), source.ravel(), ends), shape=(height * width, height * width))
-    return (matrix @ x.reshape(-1, 3)).reshape(x.shape)
+    weights_y, weights_x = _cubic_weights(-offsets - whole).swapaxes(0, 1)
+    reach = int(np.abs(whole).max()) + 2
+    padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+    row, column = whole.astype(int) + np.indices((height, width)) + reach - 1
+    first = row * padded.shape[1] + column  # the tap at the upper left
+    planes = padded.reshape(-1, 3).T.copy()
+    result = np.zeros((3, height, width), x.dtype)
+    for down, weight_y in enumerate(weights_y):
+        for right, weight_x in enumerate(weights_x):
+            result += weight_y * weight_x * planes[:, down * padded.shape[1] + right :].take(first, axis=1)
+    return np.moveaxis(result, 0, -1)
 
 
 def _cubic_weights(fraction: np.ndarray) -> np.ndarray:
-    """Weights of the taps at -1, 0, 1, 2 for a place in [0, 1) (R. Keys 1981, a = -1/2): (...) -> (..., 4)."""
-    distance = np.abs(fraction[..., None] - np.arange(-1, 3, dtype=fraction.dtype))
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
-    return np.where(distance <= 1, near, far)
+    """Weights of the taps at -1, 0, 1, 2 for a place in [0, 1) (R. Keys 1981, a = -1/2): (...) -> (4, ...)."""
+    near = [(1.5 * distance - 2.5) * distance**2 + 1 for distance in (fraction, 1 - fraction)]
+    far = [((2.5 - 0.5 * distance) * distance - 4) * distance + 2 for distance in (1 + fraction, 2 - fraction)]
+    return np.stack([far[0], *near, far[1]])
 
 
 def non_eccentricity_patch(x: np.ndarray, patches: float, rng: np.random.Generator) -> np.ndarray:
@@ -381,7 +441,7 @@ def color_block(x: np.ndarray, blocks: float, rng: np.random.Generator) -> np.nd
 
 def high_sharpen(x: np.ndarray, amount: float) -> np.ndarray:
     """Type 24: unsharp masking of Lab lightness with sigma 3; amount is the gain of the detail."""
-    lab = color.rgb2lab(x)
+    lab = _lab(x).copy()
     lab[..., 0] += amount * (lab[..., 0] - _blur(lab[..., 0], 3))
     return _lab_to_rgb(lab)
 

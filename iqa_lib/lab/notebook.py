@@ -3,13 +3,13 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from textwrap import dedent
 
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.data.base import IQADataset
@@ -17,7 +17,8 @@ from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import crops_of_test
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
-from iqa_lib.views import Crops, FixedFeatures
+from iqa_lib.models import FRNR
+from iqa_lib.views import Crops, FixedFeatures, Vectors, View, WithScores
 
 MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
 TESTED = ("test", "cross")
@@ -37,7 +38,8 @@ def sides_of(run: Run, protocol: Callable[..., dict], **options) -> dict[str, IQ
     demo = {name.removeprefix("demo_"): value for name, value in run.parameters.items() if name.startswith("demo_")}
     if "records" in demo:
         demo["pairs"] = demo["triplets"] = demo.pop("records")
-    return protocol(root=run.data_root, demo=demo, **run.arguments_of(protocol) | options)
+    given = run.arguments_of(protocol) | {"seed": run.split} | options
+    return protocol(root=run.data_root, demo=demo, **given)
 
 
 def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, Crops]:
@@ -59,6 +61,26 @@ def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int =
     """The views, but kept features of the frozen backbone instead of crops that never vary."""
     fixed = {side: view for side, view in views.items() if view.fixed and view.protocol != "whole"}
     return views | {side: FixedFeatures(view, model, max_batch=max_batch) for side, view in fixed.items()}
+
+
+def with_vectors(views: Mapping[str, Crops], model: FRNR, max_batch: int = 32) -> dict[str, View]:
+    """The views with the pretrained branch's vectors, means over all crops, in place of its work; it is standardised.
+
+    Without a learnt branch vectors are all that is left of a view.
+    """
+    if "frp" not in model.branches:
+        return dict(views)
+    kept = with_features(views, model, max_batch)
+
+    def means(call: Callable) -> dict[str, Tensor]:
+        outputs = {side: evaluation.crop_outputs(model, kept[side], max_batch=max_batch, call=call) for side in views}
+        return {side: evaluation.mean_outputs(each) for side, each in outputs.items()}
+
+    vectors = means(model.pretrained)
+    model.standardise_by(vectors["train"])
+    if set(model.branches) > {"frp"}:
+        return {side: WithScores(view, vectors[side]) for side, view in views.items()}
+    return {side: Vectors(views[side].dataset, pooled) for side, pooled in means(model.pooled).items()}
 
 
 def shapes(model: nn.Module, view: IQADataset | Crops, title: str = "shape for one test crop") -> pd.DataFrame:
@@ -103,10 +125,29 @@ def examples(run: Run, dataset: IQADataset) -> Figure:
     return run.save_figure(plots.records(dataset, shown), "examples")
 
 
-def classical(dataset: IQADataset, names: Sequence[str] = ("ssim", "psnr")) -> dict[str, pd.DataFrame]:
-    """Predictions of metrics that need no weights, by label; without those for which the images are too small."""
-    metrics = [baselines.load(name) for name in names if baselines.fits(name, dataset)]
+def by_metrics(dataset: IQADataset, names: str) -> dict[str, pd.DataFrame]:
+    """Predictions of metrics named as in `"psnr, ssim"`, by label; without those for which the images are too small."""
+    metrics = [baselines.load(name) for name in metric_names(names) if baselines.fits(name, dataset)]
     return {metric.label: evaluation.predict_baseline(metric, dataset) for metric in metrics}
+
+
+def signs_of(tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
+    """1 for each method of `tables`, by label; -1 for metrics of pairs whose lower scores are better."""
+    lower = {baseline.label for baseline in baselines.BASELINES.values() if not baseline.higher_is_better}
+    return {label: -1 if label in lower and "distorted" in table else 1 for label, table in tables.items()}
+
+
+def units(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """The methods' names as labels of an axis, with the direction of their scores."""
+    directions = {1: "higher is better", -1: "lower is better"}
+    return [f"{label}{' in dB' * ('PSNR' in label)} ({directions[sign]})" for label, sign in signs_of(tables).items()]
+
+
+def beside_metrics(predictions: pd.DataFrame, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A network's predictions, and in a column of its name each metric's among `answers`, which are by label."""
+    labels = {baseline.label: name for name, baseline in baselines.BASELINES.items()}
+    others = {labels[label]: table.prediction for label, table in answers.items() if label in labels}
+    return predictions.assign(**others)
 
 
 def worst_mistakes(run: Run, dataset: IQADataset, predictions: pd.DataFrame, sign: int = 1) -> Figure:
@@ -122,12 +163,12 @@ def calibration(run: Run, dataset: IQADataset, predictions: pd.DataFrame) -> Fig
 
 
 def estimates_of(answers: Mapping[str, Mapping[str, pd.DataFrame]], signs: Mapping[str, int] = {}) -> dict:
-    """All agreements of `answers[side][method]`, named as in the run's record; `signs`: -1 where lower is better."""
+    """All agreements of `answers[side][method]`, named as in the run's record; `signs` beyond those of `signs_of`."""
     return {
         f"{measure} {method}{'' if side == 'test' else f' {side}'}": estimate
         for side, tables in answers.items()
-        for method, table in tables.items()
-        for measure, estimate in agreements(table, sign=signs.get(method, 1)).items()
+        for method, sign in (signs_of(tables) | signs).items()
+        for measure, estimate in agreements(tables[method], sign=sign).items()
     }
 
 

@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import device_name, device_of, resolved_precision
+from iqa_lib.devices import device_name, device_of, instructions, resolved_precision, use_one_thread
 from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.lab import records
+from iqa_lib.lab.parameters import SMALL_SCALES, declared, validate
 from iqa_lib.lab.parameters import ParameterError as ParameterError
-from iqa_lib.lab.parameters import declared, validate
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
 from iqa_lib.training import Fit, Task, fit, lower, peak_memory, save_weights
@@ -94,6 +94,12 @@ class Run:
         return model(**self.arguments_of(model) | options)
 
     @property
+    def split(self) -> int:
+        """The number of the split by reference: the parameter `split`, or the seed if that is -1."""
+        split = self.parameters.get("split", -1)
+        return self.parameters["seed"] if split < 0 else split
+
+    @property
     def data_root(self) -> Path:
         """The folder that holds the data sets, from the repository if `data_root` is relative."""
         return repo_root() / self.parameters["data_root"]
@@ -138,8 +144,10 @@ class Run:
                 for name, step in self.steps.items()
             },
             "seconds": round(time.time() - self.started, 1),
+            "cpu_seconds": round(time.process_time(), 1),
             "peak_memory_bytes": peak_memory(device),
             "device": device_name(device),
+            "instructions": instructions(),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in PACKAGES},
             "code": code_fingerprint(),
@@ -156,7 +164,8 @@ def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
 
     The namespace gets the resolved values: numbers of the declared type, `precision` as it is computed here. A
-    parameter that is unknown, of the wrong type or impossible raises ParameterError.
+    parameter that is unknown, of the wrong type or impossible raises ParameterError. A smoke or demo run computes on
+    one CPU core: its maps are too small to be shared, and its digits depend less on the machine.
     """
     known = declared(notebook)
     cells = [cell for cell in namespace.get("In", []) if cell.startswith("# Parameters\n")]  # papermill's
@@ -165,6 +174,8 @@ def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     resolved = validate(notebook, values)
     if "precision" in resolved:
         resolved["precision"] = resolved_precision(resolved["precision"])
+    if resolved["scale"] in SMALL_SCALES:
+        use_one_thread()
     torch.manual_seed(resolved["seed"])
     folder = records.folder(resolved["scale"], f"{notebook}/{resolved['row']}", resolved["seed"])
     changed = [f"  {n} = {value!r}" for n, value in resolved.items() if values.get(n, value) != known[n].default]

@@ -17,10 +17,12 @@ from torch.nn import functional as F
 
 from iqa_lib.checks import check_choice
 from iqa_lib.images import check_images
+from iqa_lib.models import st_lpips
 from iqa_lib.models.rebuild import keeps_options
 from iqa_lib.weights import load_pretrained
 
 LIMITS = {"alex": (31, 24_000_000), "vgg": (16, 2_500_000), "squeeze": (17, 8_000_000)}
+LIMITS |= {f"st-{net}": limits for net, limits in st_lpips.LIMITS.items()}
 """The shortest side that each network takes, and the most pixels within 8 GiB."""
 NETS = tuple(LIMITS)
 
@@ -36,8 +38,9 @@ class LPIPSPlus(nn.Module):
     """LPIPS with a semantically weighted mean over space: `sum_m sum(Resize(F_i) * S_m) / sum(Resize(F_i))` (eq. 1).
 
     S_m are the distances in layer m, F_i the features of the reference in layer i: `semantic_layer`, counted from 0, or
-    None for plain LPIPS, the unweighted mean. `net` is `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7); for `weights`
-    see `iqa_lib.weights.load_pretrained`.
+    None for plain LPIPS, the unweighted mean. `net` is `"alex"`, `"vgg"` (5 layers) or `"squeeze"` (7); or `"st-alex"`
+    or `"st-vgg"`, the networks of ST-LPIPS, whose weights come in a package (not in the paper). For `weights` see
+    `iqa_lib.weights.load_pretrained`.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for each, and
     returns distances `(B,)`: lower is better, 0 for equal images. Plain LPIPS is symmetric, LPIPS+ is not. With
@@ -51,8 +54,12 @@ class LPIPSPlus(nn.Module):
     def __init__(self, *, net: str = "alex", semantic_layer: int | None = 2, weights: Path | str = "auto"):
         super().__init__()
         check_choice(NETS, net=net)
-        self.network, self.weights = load_pretrained(f"lpips-{net}", partial(build_lpips, net), weights)
-        check_choice((None, *range(self.network.L)), semantic_layer=semantic_layer)
+        st = net.startswith("st-")
+        build = partial(st_lpips.STNetwork, net.removeprefix("st-")) if st else partial(build_lpips, net)
+        name = f"st-lpips-{net.removeprefix('st-')}" if st else f"lpips-{net}"
+        self.network, self.weights = load_pretrained(name, build, weights)
+        self.layers = len(self.network.lins)
+        check_choice((None, *range(self.layers)), semantic_layer=semantic_layer)
         self.semantic_layer = semantic_layer
         self.min_size, self.max_pixels = LIMITS[net]
 
@@ -62,7 +69,15 @@ class LPIPSPlus(nn.Module):
 
     def extract(self, images: Tensor) -> list[Tensor]:
         """The backbone's feature maps of images `(B, 3, H, W)` in [0, 1], one a layer, shallow to deep."""
+        if isinstance(self.network, st_lpips.STNetwork):
+            return self.network.extract(images)
         return list(self.network.net(self.network.scaling_layer(2 * images - 1)))
+
+    @torch.inference_mode()
+    def similarities(self, reference: Tensor, distorted: Tensor) -> list[Tensor]:
+        """`1 - S_m` of two images `(3, H, W)`, `(1, 1, h_m, w_m)` a layer, shallow to deep: 1 where they are alike."""
+        _, maps = self(reference[None], distorted[None], return_maps=True)
+        return [1 - maps[f"distance_{m}"] for m in range(self.layers)]
 
     def forward(self, reference, distorted, *, return_maps: bool = False):
         if isinstance(reference, Tensor):
@@ -78,7 +93,7 @@ class LPIPSPlus(nn.Module):
     def by_semantic_layer(self, reference, distorted) -> Tensor:
         """Distances under every semantic layer, from one pass: `(B, 1 + layers)`, the first plain LPIPS."""
         _, maps = self(reference, distorted, return_maps=True)
-        return torch.stack([self._pooled(maps, layer) for layer in (None, *range(self.network.L))], dim=1)
+        return torch.stack([self._pooled(maps, layer) for layer in (None, *range(self.layers))], dim=1)
 
     def preference_by_semantic_layer(self, reference, a, b) -> Tensor:
         """Logits of B being the closer one, d(r, a) - d(r, b), under every semantic layer: `(B, 1 + layers)`."""
@@ -87,7 +102,7 @@ class LPIPSPlus(nn.Module):
     def _pooled(self, maps: dict[str, Tensor], layer: int | None) -> Tensor:
         """The sum over layers m of the mean of S_m, weighted by the reference's features in `layer`."""
         total = 0
-        for m in range(self.network.L):
+        for m in range(self.layers):
             distances = maps[f"distance_{m}"]
             if layer is None:
                 total = total + distances.mean(dim=(1, 2, 3))

@@ -44,8 +44,8 @@ class Blur(nn.Module):
 class STNetwork(nn.Module):
     """Backbone, input scaling and channel weights of ST-LPIPS, under the names of the released files.
 
-    `network(reference, distorted)` is the distance `(B,)` of images in [0, 1]. New ones have a random backbone, and
-    weigh all channels by 1.
+    `network(features, distorted)` is the distance `(B,)` of images in [0, 1] from references, of which it takes what
+    `extract` returns. New ones have a random backbone, and weigh all channels by 1.
     """
 
     def __init__(self, net: str):
@@ -63,13 +63,18 @@ class STNetwork(nn.Module):
             maps.append(stage(maps[-1]))
         return maps[1:]
 
+    @property
+    def lins(self) -> list[nn.Module]:
+        """The channel weights, a 1x1 convolution a layer."""
+        return [self.get_submodule(f"lin{i}") for i in range(len(self.net))]
+
     def distances(self, reference: list[Tensor], distorted: list[Tensor]) -> list[Tensor]:
         """Distance at every place `(B, 1, h, w)`, one map a layer, from what `extract` returns."""
-        pairs = enumerate(zip(reference, distorted, strict=True))
-        return [self.get_submodule(f"lin{i}")((_unit(r) - _unit(d)) ** 2) for i, (r, d) in pairs]
+        layers = zip(self.lins, reference, distorted, strict=True)
+        return [lin((_unit(r) - _unit(d)) ** 2) for lin, r, d in layers]
 
-    def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
-        return _pooled(self.distances(self.extract(reference), self.extract(distorted)))
+    def forward(self, reference: list[Tensor], distorted: Tensor) -> Tensor:
+        return _pooled(self.distances(reference, self.extract(distorted)))
 
 
 @keeps_options

@@ -43,7 +43,7 @@ class GatedLocalPooling(nn.Module):
     `F_mask = sigmoid(phi(|F_d - F_r|)) * cat(F_d, F_r, |F_d - F_r|)`, with a mask of one channel.
     """
 
-    def __init__(self, channels: int, dim: int, *, gated: bool, width: int = 64):
+    def __init__(self, channels: int, dim: int, *, gated: bool, width: int):
         super().__init__()
         self.mask = None
         if gated:
@@ -125,6 +125,7 @@ class CFANet(nn.Module):
         self_attention: Self-attention within each scale before cross-attention.
         cross_scale: `"top_down"` (the paper), `"bottom_up"`, `"concat"` or `"none"`.
         ffn: False gives the paper's equations instead of the released blocks.
+        mask_width: Channels of the layers that make a mask.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1], or what `extract` returns for both, and returns
     scores `(B,)`: higher is better, unbounded, not symmetric. Images can have up to `max_pixels`, which keeps a process
@@ -155,6 +156,7 @@ class CFANet(nn.Module):
         self_attention: bool = True,
         cross_scale: str = "top_down",
         ffn: bool = True,
+        mask_width: int = 64,
     ):
         super().__init__()
         check_choice(GLPS, glp=glp)
@@ -162,13 +164,13 @@ class CFANet(nn.Module):
         if dim % 2 or dim % heads:
             raise ValueError(f"dim: got {dim} with heads={heads}, expected an even multiple of heads")
         self.backbone = Backbone(backbone, taps=taps, weights=weights, frozen=freeze_backbone, freeze_batchnorm=True)
-        channels, gated = self.backbone.channels, glp == "gated"
+        channels, gates = self.backbone.channels, dict(gated=glp == "gated", width=mask_width)
         scales = range(len(channels))
         self.order = {"top_down": scales[::-1], "bottom_up": scales, "concat": scales, "none": scales[-1:]}[cross_scale]
         shape = dict(dim=dim, heads=heads, dropout=dropout, ffn=ffn)
         self.h_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 32, 1), std=0.02))
         self.w_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim // 2, 1, 32), std=0.02))
-        self.pooling = nn.ModuleDict({str(i): GatedLocalPooling(channels[i], dim, gated=gated) for i in self.order})
+        self.pooling = nn.ModuleDict({str(i): GatedLocalPooling(channels[i], dim, **gates) for i in self.order})
         within = {str(i): AttentionBlock(**shape, cross=False) for i in self.order if self_attention}
         self.self_attention = nn.ModuleDict(within)
         steps = 0 if cross_scale == "concat" else len(self.order) - 1
