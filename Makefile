@@ -25,12 +25,9 @@ venv: .venv/.done
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# --nolock: a killed run would leave Snakemake's lock behind; every file and training step here has its own lock
 reproduce: venv
-	snakemake --cores $(CORES) --keep-going --nolock --rerun-incomplete --rerun-triggers mtime params \
-		--prioritize outputs/$(SCALE)/tables/ahiq_table6.md \
-		$(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS)) \
-		--config scale=$(SCALE) seeds=$(SEEDS) $(if $(DATA),data='$(abspath $(DATA))')
+	python -m iqa_lib.lab.reproduce $(SCALE) --seeds $(SEEDS) --cores $(CORES) --gpus $(GPUS) \
+		$(if $(DATA),--data '$(abspath $(DATA))')
 
 test: venv
 	ruff check .

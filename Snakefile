@@ -4,7 +4,8 @@ snakemake --cores 2                          all tables at demo scale, and a rep
 snakemake --cores 2 --config scale=paper     at paper scale (data sets in data/, or --config data=...; GPU)
 snakemake --cores 2 --config seeds=5         seeds 0 to 4
 
-With --keep-going a failed row does not stop the others; the tables then show why it failed.
+`make reproduce` shows how far it is (`iqa_lib.lab.reproduce`). A failed row does not stop the others
+(profiles/default/config.yaml); the tables then show why it failed.
 """
 
 from pathlib import Path
@@ -12,20 +13,12 @@ from pathlib import Path
 from iqa_lib.lab import plan, records
 
 SCALE = config.get("scale", "demo")
-SEEDS = range(int(config.get("seeds", 1)))
+SEEDS = int(config.get("seeds", 1))
 DATA_ROOT = f" --data-root '{config['data']}'" if "data" in config else ""
 TABLES = plan.specifications()
 FOLDER = f"outputs/{SCALE}/tables"
 RUN = records.folder(SCALE, "{notebook}/{row}", "{seed}")
-REPORT = (
-    f"papermill --no-progress-bar notebooks/07_tables.ipynb {FOLDER}/report.ipynb -p scale {SCALE}"
-    f" && jupyter nbconvert --log-level WARN --to html --no-input {FOLDER}/report.ipynb"
-)
-
-
-def records_of(table):
-    """The records that a table is made of, one a run and seed."""
-    return [str(records.folder(SCALE, run, seed) / records.RECORD) for run in plan.wanted(table, SCALE) for seed in SEEDS]
+TRAININGS = sorted({each for table in TABLES.values() for each in plan.trainings(table, SCALE, SEEDS)})
 
 
 def parameters(wildcards):
@@ -34,30 +27,31 @@ def parameters(wildcards):
     return [path for file in files if (path := Path("params", wildcards.notebook, file)).exists()]
 
 
+def of_run(function):
+    """A function of `plan` as one of a run's wildcards."""
+    return lambda wildcards: function(f"{wildcards.notebook}/{wildcards.row}", int(wildcards.seed), SCALE)
+
+
 rule all:
     input:
         f"{FOLDER}/report.html",
-        [record for table in TABLES.values() for record in records_of(table)],  # retries rows that failed
+
+
+rule runs:
+    input:
+        [str(records.folder(SCALE, *each) / records.RECORD) for each in TRAININGS],
 
 
 rule report:
     input:
-        expand(f"{FOLDER}/{{table}}.md", table=TABLES),
+        "params/tables.yaml",
         "notebooks/07_tables.ipynb",
+        rules.runs.input,
     output:
         f"{FOLDER}/report.html",
+        expand(f"{FOLDER}/{{table}}.md", table=TABLES),
     shell:
-        REPORT
-
-
-rule table:
-    input:
-        "params/tables.yaml",
-        lambda wildcards: records_of(TABLES[wildcards.table]),
-    output:
-        f"{FOLDER}/{{table}}.md",
-    shell:
-        "python -m iqa_lib.lab.tables {SCALE} {wildcards.table}"
+        "python -m iqa_lib.lab.report {SCALE}"
 
 
 rule run:
@@ -68,6 +62,8 @@ rule run:
         record=f"{RUN}/{records.RECORD}",
     params:
         executed=f"{RUN}/{records.NOTEBOOK}",
+        cells=lambda wildcards: "" if of_run(plan.draws_all)(wildcards) else " --table-only",
+    priority: of_run(plan.priority)
     threads: 1
     resources:
         gpu=0 if SCALE == "demo" else 1,
@@ -75,8 +71,9 @@ rule run:
         runtime="1h" if SCALE == "demo" else "48h",
     shell:
         "OMP_NUM_THREADS={threads} python -m iqa_lib.lab.execute {wildcards.notebook} {params.executed} {input.parameters}"
-        " --seed {wildcards.seed}{DATA_ROOT}"
+        " --seed {wildcards.seed}{DATA_ROOT}{params.cells}"
 
 
 onerror:
-    shell(f"python -m iqa_lib.lab.tables {SCALE} > /dev/null && {REPORT}")
+    if "watched" not in config:  # by `iqa_lib.lab.reproduce`, which makes the report itself
+        shell("python -m iqa_lib.lab.report {SCALE}")

@@ -23,6 +23,7 @@ from iqa_lib.checks import check_choice
 
 _FIT_PARAMETERS = {None: 0, "logistic4": 4, "logistic5": 5}
 _FIT_EVALUATIONS = 1000
+_BLOCK = 256  # rows whose pairs with all others are in memory at once
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,21 @@ def srocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable
 
 
 def krocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], **bootstrap: int) -> Estimate:
-    """Kendall's rank-order correlation tau-b, in [-1, 1], the slowest statistic. Arguments as in `plcc`."""
-    from scipy.stats import kendalltau
+    """Kendall's rank-order correlation tau-b, in [-1, 1]. Arguments as in `plcc`.
 
+    Pairs of rows are counted once, by their two references: a resample only weighs these counts.
+    """
     groups, x, y = _correlation_rows(prediction, score, references)
+    starts = np.flatnonzero(np.diff(groups, prepend=-1))
+    counted = np.zeros((3, starts.size, starts.size))  # concordant - discordant, not tied in x, not tied in y
+    for part in (slice(start, start + _BLOCK) for start in range(0, x.size, _BLOCK)):
+        order_x, order_y = (np.sign(values[part, None] - values) for values in (x, y))  # (rows, n)
+        for count, pairs in zip(counted, (order_x * order_y, order_x**2, order_y**2), strict=True):
+            np.add.at(count, groups[part], np.add.reduceat(pairs, starts, axis=1))
 
     def statistic(counts: np.ndarray) -> float:
-        rows = np.repeat(np.arange(x.size), counts[groups])
-        return float(kendalltau(x[rows], y[rows]).statistic)  # nan if a side is constant
+        agreeing, in_x, in_y = counted @ counts @ counts
+        return float(np.clip(agreeing / np.sqrt(in_x) / np.sqrt(in_y), -1, 1)) if in_x and in_y else np.nan
 
     return _estimate(statistic, groups, **bootstrap)
 
@@ -200,6 +208,40 @@ def paired_difference(first: Estimate, second: Estimate) -> Estimate:
         raise ValueError(f"estimates: got {sizes} and {others} rows, references, resamples, expected equal numbers")
     resampled = first.resampled - second.resampled
     return Estimate(first.value - second.value, *_interval(resampled), first.n, first.references, resampled)
+
+
+def mean_estimate(estimates: Sequence[Estimate], same_rows: bool = True) -> Estimate:
+    """The mean over several trainings of one network, or of their paired differences.
+
+    All tested on the same rows, each resample's value is the mean of theirs in it. Otherwise nothing pairs their
+    resamples, and the interval is the mean of their intervals; likewise for estimates without resamples.
+    """
+    first = estimates[0]
+    value, low, high = (float(np.mean([getattr(e, name) for e in estimates])) for name in ("value", "low", "high"))
+    if not same_rows or not all(estimate.resampled.size for estimate in estimates):
+        return Estimate(value, low, high, first.n, first.references)
+    resampled = np.mean([estimate.resampled for estimate in estimates], axis=0)
+    return Estimate(value, *_interval(resampled), first.n, first.references, resampled)
+
+
+def training_spread(values: Sequence[float]) -> float:
+    """The noise of a training: how far apart the same number of several trainings (seeds) lies; nan of one."""
+    return float(np.ptp(values)) if len(values) > 1 else np.nan
+
+
+def verdict(difference: Estimate, spread: float) -> str:
+    """What a difference between two networks' numbers says; empty if its interval is unknown.
+
+    It counts only if it is beyond both its paired interval over references, which knows nothing of other trainings, and
+    `training_spread` of the network compared with: what another training of the same network changes proves nothing.
+    """
+    if np.isnan(difference.low):
+        return ""
+    if difference.low <= 0 <= difference.high:
+        return "within noise"
+    if np.isnan(spread):
+        return "differs, but one training each: its noise is not known"
+    return "differs" if abs(difference.value) > spread else f"not resolved: one training moves by {spread:.3f}"
 
 
 def difference_noise(measure: str, first: float, second: float, n: int) -> float:

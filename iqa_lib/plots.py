@@ -368,7 +368,8 @@ def paper_differences(lines: pd.DataFrame, title: str) -> Figure:
     ticks = [t for t in (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
     axis.set_xscale("symlog", linthresh=2, linscale=0.6)
     axis.set_xticks(ticks, [f"{t:+d}" if t else "0" for t in ticks])
-    axis.set(title=title, xlabel="ablation minus full model, in half-widths of the 95 % interval")
+    unit = "ablation minus full model, in half-widths of the 95 % interval (logarithmic beyond 2)"
+    axis.set(title=title, xlabel=unit)
     axis.set(xlim=(low, high), ylim=(len(lines), -1))
     figure.legend(loc="outside lower center")
     return _done(figure)

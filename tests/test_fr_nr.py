@@ -143,6 +143,34 @@ def test_other_taps():
     assert model.contributions(*pair()).shape == (2, 2, 2)
 
 
+@torch.no_grad()
+def test_a_learnt_backbone_of_its_own():
+    """The pretrained branch stays what it is; the head, the shares and the maps follow each branch's channels."""
+    model, plain = frnr(learnt_backbone="resnet10t.c3_in1k"), frnr(branches=("frp",))
+    own = sum(model.encoders["nr"].channels)
+    assert model.encoders["frnp"].weights.network == model.encoders["nr"].weights.network == "resnet10t.c3_in1k"
+    assert model.width == model.head.hidden[0].in_features == 192 + 2 * own
+    assert torch.equal(model.pooled(*pair())[:, :192], plain.pooled(*pair()))
+    shares = model.contributions(*pair(3))
+    torch.testing.assert_close(
+        shares.sum((1, 2)), model(*pair(3)) - model(torch.zeros(1, model.width)), rtol=1e-4, atol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_the_pretrained_vector_can_be_computed_before_and_standardised():
+    model, images = frnr(), pair(5)
+    vector = model.pretrained(*images)
+    torch.testing.assert_close(model(*images, vector), model(*images))
+    model.standardise_by(vector)
+    pooled = model.pooled(*images)
+    torch.testing.assert_close(pooled[:, :192].mean(0), torch.zeros(192), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pooled[:, :192].std(0), torch.ones(192), atol=1e-3, rtol=0)
+    torch.testing.assert_close(model.pooled(*images, vector), pooled)
+    torch.testing.assert_close(model.contributions(*images, vector), model.contributions(*images))
+    assert frnr().load_state_dict(model.state_dict())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -379,6 +407,8 @@ def test_weights_saved_and_loaded(model, tmp_path):
         "encoders.nr",
         "head.hidden",
         "head.out",
+        "mean",
+        "std",
     }
     with torch.no_grad():
         assert not torch.equal(other(*pair()), model(*pair()))

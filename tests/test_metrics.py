@@ -14,11 +14,14 @@ from iqa_lib.metrics import (
     difference_noise,
     krocc,
     logistic_fit,
+    mean_estimate,
     paired_difference,
     plcc,
     rmse,
     srocc,
+    training_spread,
     two_afc_accuracy,
+    verdict,
 )
 
 CORRELATIONS = {plcc: stats.pearsonr, srocc: stats.spearmanr, krocc: stats.kendalltau}
@@ -538,3 +541,36 @@ def test_the_noise_of_a_difference_is_that_of_simulated_tests(measure):
         values = np.array([statistic(*pair) for pair in zip(x, y, strict=True)])
     assert values.mean() == pytest.approx(value, abs=0.01)
     assert difference_noise(measure, value, value, n) == pytest.approx(1.96 * 2**0.5 * values.std(), rel=0.15)
+
+
+def test_the_mean_of_trainings_resamples_the_same_references():
+    predictions, scores, references = study()
+    noise = np.random.default_rng(1).normal(size=(3, len(scores)))
+    trained = [srocc(np.asarray(predictions) + each, scores, references) for each in noise]
+    mean = mean_estimate(trained)
+    assert mean.value == pytest.approx(np.mean([each.value for each in trained]))
+    assert mean.low == pytest.approx(np.percentile(np.mean([each.resampled for each in trained], axis=0), 2.5))
+    apart = mean_estimate(trained, same_rows=False)
+    assert apart.low == pytest.approx(np.mean([each.low for each in trained]))
+    assert not apart.resampled.size
+    assert paired_difference(mean, trained[0]).value == pytest.approx(mean.value - trained[0].value)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "spread", "said"),
+    [
+        (0.05, -0.01, 0.11, 0.001, "within noise"),
+        (0.05, 0.01, 0.09, 0.02, "differs"),
+        (-0.05, -0.09, -0.01, 0.02, "differs"),
+        (-0.05, -0.09, -0.01, 0.06, "not resolved: one training moves by 0.060"),
+        (0.05, 0.01, 0.09, np.nan, "differs, but one training each: its noise is not known"),
+        (0.05, np.nan, np.nan, 0.02, ""),
+    ],
+)
+def test_a_verdict_needs_both_the_interval_and_the_trainings(value, low, high, spread, said):
+    assert verdict(Estimate(value, low, high, 100, 10), spread) == said
+
+
+def test_the_noise_of_a_training_is_unknown_from_one():
+    assert training_spread([0.7, 0.75, 0.72]) == pytest.approx(0.05)
+    assert math.isnan(training_spread([0.7]))

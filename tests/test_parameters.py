@@ -38,6 +38,22 @@ def test_every_parameter_file_is_valid_and_names_its_command(file):
     assert values["row"] == file.stem
 
 
+@pytest.mark.parametrize("notebook", [*NOTEBOOKS, "08_playground"])
+def test_no_smoke_or_demo_row_stands_on_random_weights(notebook):
+    """Neither by the notebook's defaults nor by any file of a row on top of the demo profile."""
+    folder = ROOT / "params" / notebook
+    profile, rows = folder / "demo.yaml", [file.name for file in folder.glob("*.yaml") if file.stem != "paper"]
+    given = [[], *([file for file in (profile, folder / row, folder / "demo" / row) if file.exists()] for row in rows)]
+    for files in given:
+        resolved = validate(notebook, read_parameters(*files))
+        stands_on = {name: value for name, value in resolved.items() if name.endswith("weights")}
+        assert resolved["scale"] == "paper" or "random" not in stands_on.values(), (files, stands_on)
+    for name in stands_on:
+        with pytest.raises(ParameterError, match=f"{name}: got 'random' at demo scale, expected real weights: give"):
+            validate(notebook, {"scale": "demo", name: "random"})
+        validate(notebook, {"scale": "trial", name: "random"})
+
+
 def test_rows_hold_only_what_differs_from_the_notebook():
     for file in ROWS:
         values = read_parameters(file)
@@ -155,10 +171,11 @@ CONSTRUCTORS = {
         glp=topiq.GLPS,
         cross_scale=topiq.CROSS_SCALES,
         crops=PROTOCOLS - {"whole"},
+        test_crops=PROTOCOLS,
     ),
     "01_baselines": dict(dataset=data.NAMES),
 }
-EVERYWHERE = dict(schedule=training.SCHEDULES, precision=training.PRECISIONS, crops=PROTOCOLS, test_crops=PROTOCOLS)
+EVERYWHERE = dict(precision=training.PRECISIONS, crops=PROTOCOLS, test_crops=PROTOCOLS)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
@@ -168,6 +185,8 @@ def test_a_notebooks_choices_are_those_that_the_code_knows(notebook):
     assert set(CONSTRUCTORS[notebook]) <= set(found)
     for name in known.keys() & found.keys():
         assert set(found[name].choices) == set(known[name]), name
+    for name, known in dict(schedule=training.SCHEDULES, optimizer=training.OPTIMIZERS).items():
+        assert name not in found or {*found[name].choices} <= {*known}, name
 
 
 @pytest.mark.parametrize(

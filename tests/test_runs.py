@@ -207,6 +207,22 @@ def test_a_cell_that_fails_leaves_its_reason_in_one_line(tmp_path, monkeypatch):
     assert "IndexError" in run_command(monkeypatch, "short", tmp_path / "run.ipynb", "--seed", "3")
     assert (tmp_path / "failed.txt").read_text() == "IndexError: list index out of range\n"
     assert "seed = 3" in (tmp_path / "run.ipynb").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["failed.txt", "notebooks", "run.ipynb"]
+
+
+def test_a_row_for_its_table_alone_leaves_out_the_figures(tmp_path, monkeypatch):
+    sources = ["seed: int = 0  # [0, inf) help", "drawn = 'drawn'", "'drawn' in globals()"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"], cells[1].metadata["tags"] = ["parameters"], [execute.FIGURE]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "notebooks/short.ipynb")
+    for module in (execute, parameters):
+        monkeypatch.setattr(module, "repo_root", lambda: tmp_path)
+    for table_only in (True, False):
+        execute.execute("short", tmp_path / "run.ipynb", {}, table_only=table_only)
+        shown = nbformat.read(tmp_path / "run.ipynb", 4).cells[-1].outputs[0].data["text/plain"]
+        assert shown == str(not table_only)
 
 
 def test_runs_that_go_on_at_once_have_a_gpu_each(tmp_path, monkeypatch):
@@ -243,10 +259,14 @@ def test_the_workflow_plans_every_run_of_every_table(options):
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     specified = plan.specifications()
-    for run in {run for table in specified.values() for run in plan.wanted(table, scale)}:
-        command = f"iqa_lib.lab.execute {run.split('/')[0]} outputs/{scale}/{run}/seed0/run.ipynb"
-        assert command in done.stdout + done.stderr, run
-    assert all(f"iqa_lib.lab.tables {scale} {name}" in done.stdout + done.stderr for name in specified)
+    least = 2 if options else 1
+    trainings = {training for table in specified.values() for training in plan.trainings(table, scale, least)}
+    assert done.stderr.count("iqa_lib.lab.execute") + done.stdout.count("iqa_lib.lab.execute") == len(trainings)
+    for run, seed in trainings:
+        command = f"iqa_lib.lab.execute {run.split('/')[0]} outputs/{scale}/{run}/seed{seed}/run.ipynb"
+        line = next(line for line in (done.stdout + done.stderr).splitlines() if command in line)
+        assert ("--table-only" in line) != plan.draws_all(run, seed, scale), line
+    assert f"iqa_lib.lab.report {scale}" in done.stdout + done.stderr
     assert ("--seed 1 --data-root '/somewhere'" in done.stdout + done.stderr) == bool(options)
 
 

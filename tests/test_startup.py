@@ -25,10 +25,10 @@ with redirect_stdout(out):
     assert main(["--list"]) == 0
 assert "--checkpoint" in out.getvalue() and "gmsd" in out.getvalue()
 
-from iqa_lib.lab import execute, tables
+from iqa_lib.lab import execute, report, reproduce, tables
 
 tables.comparison(plan.specifications()["prfnet_table2"], "nowhere")
-tables.overview("nowhere")
+report.page("nowhere")
 heavy = {"torch", "accelerate", "piq", "lpips", "torchvision", "timm", "seaborn"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -229,7 +229,7 @@ def color_quantization(x: np.ndarray, colors: float) -> np.ndarray:
 
 
 def _minimum_variance_palette(pixels: np.ndarray, colors: int) -> np.ndarray:
-    """Palette by splitting the colour box of the largest squared error repeatedly (X. Wu, Graphics Gems II, 1991)."""
+    """Palette by recursive splitting of the box with the largest squared error (X. Wu, Graphics Gems II, 1991)."""
     boxes = [(np.inf, _color_histogram(pixels))]
     while len(boxes) < colors and boxes[-1][0] > 0:
         boxes += _split(boxes.pop()[1])

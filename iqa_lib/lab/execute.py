@@ -19,18 +19,27 @@ from filelock import FileLock, Timeout
 from iqa_lib.files import atomic, cache_dir, repo_root
 from iqa_lib.lab import records
 from iqa_lib.lab.parameters import ParameterError, read_parameters, validate
+from iqa_lib.progress import PLACE
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+FIGURE = "figure"
+"""Tag of the cells that a table does not need."""
 
 
-def execute(notebook: str, output: Path | str, parameters: Mapping[str, object]) -> None:
-    """Check the parameters, then run a notebook by papermill into `output`, which also shows a cell that fails."""
+def execute(notebook: str, output: Path | str, parameters: Mapping[str, object], *, table_only: bool = False) -> None:
+    """Check the parameters, then run a notebook by papermill into `output`, which also shows a cell that fails.
+
+    `table_only` leaves out the cells tagged `figure`, which make nothing that others use.
+    """
     validate(notebook, parameters)
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build its grammar of URLs: a CPU second, unused
     import papermill  # slow
 
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     source = repo_root() / "notebooks" / f"{notebook}.ipynb"
-    papermill.execute_notebook(str(source), str(output), parameters=dict(parameters), cwd=str(repo_root()))
+    options = {"parameters": dict(parameters), "cwd": str(repo_root()), "progress_bar": False}
+    left_out = {"skip_cells_with_tag": FIGURE} if table_only else {}
+    papermill.execute_notebook(str(source), str(output), **options, **left_out)
 
 
 def main() -> None:
@@ -40,14 +49,15 @@ def main() -> None:
     parser.add_argument("files", nargs="*", help="YAML files of parameters; later files override earlier ones")
     parser.add_argument("--seed", type=int, help="overrides the files' seed")
     parser.add_argument("--data-root", help="overrides the files' data_root")
+    parser.add_argument("--table-only", action="store_true", help=f"leave out the cells tagged `{FIGURE}`")
     arguments = parser.parse_args()
     own = {"seed": arguments.seed, "data_root": arguments.data_root}
     parameters = read_parameters(*arguments.files) | {name: value for name, value in own.items() if value is not None}
     reason = Path(arguments.output).with_name(records.FAILED)
     reason.unlink(missing_ok=True)
     try:
-        with one_gpu():
-            execute(arguments.notebook, arguments.output, parameters)
+        with one_gpu(), watched(reason.with_name(records.PROGRESS)):
+            execute(arguments.notebook, arguments.output, parameters, table_only=arguments.table_only)
     except Exception as error:
         in_cell = hasattr(error, "ename")  # then it is papermill's, and holds the error raised in the cell
         name, words = (error.ename, error.evalue) if in_cell else (type(error).__name__, str(error))
@@ -56,6 +66,19 @@ def main() -> None:
         if not in_cell and not isinstance(error, ParameterError):
             raise
         sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
+
+
+@contextmanager
+def watched(place: Path) -> Iterator[None]:
+    """Let this process and its kernels tell in a file how far they are; it is there only as long as they run."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("{}")
+    os.environ[PLACE] = str(place.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[PLACE]
+        place.unlink()
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import crops_of_test
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
-from iqa_lib.views import Crops, FixedFeatures
+from iqa_lib.models import FRNR
+from iqa_lib.views import Crops, FixedFeatures, Vectors, View, WithScores
 
 MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
 TESTED = ("test", "cross")
@@ -63,6 +64,26 @@ def with_features(views: Mapping[str, Crops], model: nn.Module, max_batch: int =
     """The views, but kept features of the frozen backbone instead of crops that never vary."""
     fixed = {side: view for side, view in views.items() if view.fixed and view.protocol != "whole"}
     return views | {side: FixedFeatures(view, model, max_batch=max_batch) for side, view in fixed.items()}
+
+
+def with_vectors(views: Mapping[str, Crops], model: FRNR, max_batch: int = 32) -> dict[str, View]:
+    """The views with the pretrained branch's vectors, means over all crops, in place of its work; it is standardised.
+
+    Without a learnt branch vectors are all that is left of a view.
+    """
+    if "frp" not in model.branches:
+        return dict(views)
+    kept = with_features(views, model, max_batch)
+
+    def means(call: Callable) -> dict[str, Tensor]:
+        outputs = {side: evaluation.crop_outputs(model, kept[side], max_batch=max_batch, call=call) for side in views}
+        return {side: evaluation.mean_outputs(each) for side, each in outputs.items()}
+
+    vectors = means(model.pretrained)
+    model.standardise_by(vectors["train"])
+    if set(model.branches) > {"frp"}:
+        return {side: WithScores(view, vectors[side]) for side, view in views.items()}
+    return {side: Vectors(views[side].dataset, pooled) for side, pooled in means(model.pooled).items()}
 
 
 def shapes(model: nn.Module, view: IQADataset | Crops, title: str = "shape for one test crop") -> pd.DataFrame:

@@ -18,6 +18,7 @@ WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.csv"
 FIGURES = "figures"
 FAILED = "failed.txt"
+PROGRESS = "progress.json"  # only while it runs: its name, step, steps and a note, see `iqa_lib.progress`
 
 
 def folder(scale: str, run: str, seed: int | str) -> Path:

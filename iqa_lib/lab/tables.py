@@ -4,35 +4,64 @@
 """
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import mistune
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from iqa_lib.baselines import BASELINES, REPORTED
 from iqa_lib.files import atomic, repo_root
 from iqa_lib.lab import records
-from iqa_lib.lab.plan import command, specifications, wanted
-from iqa_lib.metrics import AGREEMENT, Estimate, agreement, difference_noise, paired_difference, two_afc_accuracy
+from iqa_lib.lab.plan import columns, command, lacks_weights, runs_of, specifications, wanted
+from iqa_lib.metrics import (
+    AGREEMENT,
+    Estimate,
+    agreement,
+    difference_noise,
+    mean_estimate,
+    paired_difference,
+    training_spread,
+    two_afc_accuracy,
+    verdict,
+)
 
 CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
-DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "spread", "seeds"]
+DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "seeds", "training", "verdict"]
 RUN = ["run", "tested on", "weights", "seeds", "minutes", "memory in GB", "device", "commit", "command"]
+MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
+"""The agreements that headlines and findings tell."""
 
 DEMO_WARNING = (
     "**Values under “demo set” are demo numbers**: simulated labels on the embedded demo set, small networks or crops, "
-    "minutes of training. They show that the row runs, and say nothing about the paper's numbers."
+    "seconds of training. They say nothing about the paper's numbers."
 )
 DIFFERENCES = (
-    "Each row minus *{full}*. Ours: the same images, paired bootstrap over references, 95 %. Paper: the difference of "
-    "the published numbers, and the half-width of its 95 % interval if both came from independent samples of n rows "
-    "(`iqa_lib.metrics.difference_noise`): without the predictions, a smaller difference cannot be told from noise."
+    "Each row minus *{full}*. Ours: the same images, paired bootstrap over references, 95 %. It **differs** if it is "
+    "beyond both this interval and what another training of *{full}* changes (largest minus smallest over its seeds). "
+    "Paper: the difference of the published numbers, and the half-width of its 95 % interval if both came from "
+    "independent samples of n rows (`iqa_lib.metrics.difference_noise`): without the predictions, a smaller difference "
+    "cannot be told from noise."
 )
+ABBREVIATIONS = {
+    "2AFC": "two-alternative forced choice: which of two distorted images is closer to the reference; accuracy is the "
+    "share of human answers that a method predicts, 0.5 by guessing",
+    "SROCC": "Spearman's rank correlation with human scores, 1 at best",
+    "PLCC": "Pearson's linear correlation with them",
+    "KROCC": "Kendall's rank correlation with them: pairs in the right order minus pairs in the wrong one",
+    "RMSE": "root mean squared error",
+    "MOS": "mean opinion score, the mean of human ratings",
+    "FRP": "full-reference branch on a pretrained backbone that stays as it is",
+    "FRNP": "full-reference branch on a backbone that learns from random weights",
+    "NR": "no-reference branch: sees the distorted image alone",
+    "MFM": "multi-metric fusion module: weighs the network's answer against classical metrics",
+    "NRM": "nonlinear residual module: a learnt difference of features",
+    "GLP": "gated local pooling",
+}
 PAGE = (
     "<!doctype html>\n<meta charset=utf-8>\n<style>body{font:14px sans-serif;margin:2em} "
     "table{border-collapse:collapse} td,th{padding:.2em .6em;text-align:left}</style>\n"
@@ -43,14 +72,14 @@ RUNS = "Minutes of wall time, all seeds together; memory is the largest peak of 
 def comparison(table: dict, scale: str) -> pd.DataFrame:
     """One line a cell of a table (row by column, which is a metric on a data set): the paper's value, ours, its source.
 
-    Ours appears only if it was measured on exactly the data set and split that the column names. With one seed the
-    interval is the bootstrap's over references; with several, `ours` is their mean, `spread` their standard deviation
-    and the interval Student's for the mean, which includes what differs between seeds, the split too.
+    Ours appears only if it was measured on exactly the data set and split that the column names. Its interval is the
+    bootstrap's over references, of several seeds the mean of theirs; `spread` is the noise of a training,
+    `iqa_lib.metrics.training_spread` over the seeds, which holds what their splits change, too, if they have several.
     """
     lines = []
     for row in table["rows"]:
         for column, paper in zip_longest(table["columns"], row.get("paper", [])):
-            ours, source = _ours(row, column, scale)
+            ours, source = _ours(row, column, table, scale)
             lines.append({"row": row["label"], "column": column["name"], "paper": paper, **ours, "source": source})
     return pd.DataFrame(lines).reindex(columns=CELL)
 
@@ -58,7 +87,9 @@ def comparison(table: dict, scale: str) -> pd.DataFrame:
 def differences(table: dict, scale: str) -> pd.DataFrame:
     """Each row minus the table's full model (`full:`), one line a cell for which the paper or we have both numbers.
 
-    Ours is paired: the same images, the same references in each resample, seed by seed. `paper_noise` is
+    Ours is the row's mean over seeds minus the full model's, paired: the same images, the same references in each
+    resample. Where seeds were tested on different images, it is the mean over the seeds that both have. `training` is
+    the full model's spread, `verdict` `iqa_lib.metrics.verdict`, and `paper_noise`
     `iqa_lib.metrics.difference_noise` at the column's `n`.
     """
     lines, rows = [], {row["label"]: row for row in table["rows"]}
@@ -70,7 +101,7 @@ def differences(table: dict, scale: str) -> pd.DataFrame:
                 line["paper"] = papers[0] - papers[1]
                 if "n" in column:
                     line["paper_noise"] = difference_noise(column["metric"], *papers, column["n"])
-            lines.append(line | _over_seeds(_paired(row, full, column, scale)))
+            lines.append(line | _paired(row, full, column, scale))
     lines = pd.DataFrame(lines).reindex(columns=DIFFERENCE)
     return lines[lines.paper.notna() | lines.ours.notna()]
 
@@ -80,45 +111,78 @@ def finished(table: dict, scale: str) -> pd.DataFrame:
     lines = []
     for run in wanted(table, scale):
         if found := records.read_all(scale, run):
-            last, weights = found[-1], found[-1]["weights"]
+            last = found[-1]
             sides = [last["data"][name] for name in ("test", "cross") if name in last["data"]]
             tested = "; ".join(f"{side['name']}, {side['split']} ({side['label']})" for side in sides)
-            networks = [weights] if "network" in weights else weights.values()  # of one network, or of several by name
-            used = "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in networks)
             minutes = round(sum(record["seconds"] for record in found) / 60, 1)
             memory = round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1)
             commit = (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else "")
             cost = len(found), minutes, memory, last["device"], commit, command(run, scale)
-            lines.append((run, tested, used, *cost))
+            lines.append((run, tested, weights_of(last), *cost))
     return pd.DataFrame(lines, columns=RUN)
 
 
-def overview(scale: str) -> pd.DataFrame:
-    """All tables: how many runs of this scale each needs, how many are finished, which failed and why."""
-    lines = []
-    for name, table in specifications().items():
-        needed = wanted(table, scale)
-        failed = [f"{run}: {reason}" for run in needed if (reason := records.failure(scale, run))]
-        done = sum(bool(records.finished(scale, run)) for run in needed)
-        lines.append({"table": name, "runs": len(needed), "finished": done, "failed": "; ".join(failed)})
-    return pd.DataFrame(lines)
+def weights_of(record: dict) -> str:
+    """The weights that a run's number stands on."""
+    weights = record["weights"]
+    networks = [weights] if "network" in weights else weights.values()  # of one network, or of several by name
+    return "; ".join(f"{one['network']}, {one['source']} {one['sha256'][:8]}".strip() for one in networks)
+
+
+def headline(name: str, scale: str) -> str:
+    """A table in a line: the full model's number with its interval, then the best of the others, and SSIM's."""
+    table = specifications()[name]
+    title = re.match(r".*?(Table|Figure) \w+|.*", table["title"])[0]
+    lines = comparison(table, scale)
+    lines = lines[lines.ours.notna()]
+    shown = [column for column in columns(table, scale) if column["name"] in set(lines.column)]
+    if not shown:
+        return f"{title}: no number of ours"
+    column = next((column for column in shown if column["metric"] in MEASURES), shown[0])
+    lines = lines[lines.column == column["name"]].sort_values("ours", ascending=False, kind="stable")
+    lines = pd.concat([lines[lines.row == table.get("full")], lines[lines.row != table.get("full")]])
+    first, *others = lines.itertuples()
+    told = [f"{first.row} {first.ours:.3f} [{first.low:.3f}, {first.high:.3f}]"]
+    told += [f"{cell.row} {cell.ours:.3f}" for cell in others[:4]] + [f"{len(others) - 4} more"] * (len(others) > 4)
+    return f"{title}, {column['name']}: {', '.join(told)}{_ssim(table, first.row, column, scale)}"
+
+
+def result(run: str, seed: int, scale: str) -> str:
+    """A finished run's first number that a table shows, with its interval."""
+    record = records.read(records.folder(scale, run, seed))
+    for table in specifications().values():
+        for column in columns(table, scale):
+            for row in table["rows"]:
+                named = run in runs_of(row, table, scale) or ("baseline" in row and column.get("run") == run)
+                found = record["metrics"].get(_seen_by(row, column)["key"]) if named else None
+                if found and column["metric"] in MEASURES:
+                    told = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+                    return f"{row.get('method', row.get('baseline'))}'s {MEASURES[column['metric']]} {told}"
+    return "finished"
 
 
 def counts(table: dict) -> pd.DataFrame:
     """A table of data sets: the paper's number of records beside the number in `data/`."""
-    from iqa_lib import data  # imports torch, which no other table needs
-
     lines = []
     for row in table["counts"]:
-        try:
-            dataset = data.load(row["data"], repo_root() / "data" / row["data"], split=row["split"])
-            kinds = {kind for record in dataset.records if (kind := getattr(record, "kind", ""))}
-            sizes = {"records": len(dataset), "references": len(set(dataset.reference_ids)), "types": len(kinds)}
-            found = " / ".join(str(sizes[what]) for what in table.get("sizes", ["records"]))
-        except data.DataError:
-            found = "not found"
+        found = _counted(row, table.get("sizes", ["records"]))
         lines.append({"row": row["label"], "paper": row["paper"], "found": found, "remark": row["note"]})
     return pd.DataFrame(lines)
+
+
+def _counted(row: dict, sizes: list[str]) -> str:
+    root = repo_root() / "data" / row["data"]
+    if not root.is_dir():
+        return "not found"
+    from iqa_lib import data  # imports torch
+
+    try:
+        dataset = data.load(row["data"], root, split=row["split"])
+    except data.DataError:
+        return "not found"
+    kinds = {kind for record in dataset.records if (kind := getattr(record, "kind", ""))}
+    found = {"records": len(dataset), "references": len(set(dataset.reference_ids)), "types": len(kinds)}
+    return " / ".join(str(found[what]) for what in sizes)
 
 
 def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
@@ -128,39 +192,59 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
         return {table["title"]: ("Found: records under `data/`, see `python -m iqa_lib.data`.", counts(table))}
     lines = comparison(table, scale)
     demo = lines[lines.ours.notna()].column.str.contains("demo").any()
-    shown = {table["title"]: ("\n\n".join([table["note"], *([DEMO_WARNING] if demo else [])]), _wide(lines))}
-    if "full" in table:
-        shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(differences(table, scale))
+    words = " ".join([table["title"], table["note"], *lines.row, *lines.column])
+    note = "\n\n".join([table["note"], *([DEMO_WARNING] if demo else []), *explained(words)])
+    shown = {table["title"]: (note, _wide(lines))}
+    if "full" in table and len(compared := differences(table, scale)):
+        shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(compared)
     if len(made := finished(table, scale)):
         shown["Runs"] = RUNS, made
     return shown
 
 
+def explained(words: str) -> list[str]:
+    """What the abbreviations among these words stand for, in one paragraph, or none."""
+    told = [f"**{short}**: {long}" for short, long in ABBREVIATIONS.items() if re.search(rf"\b{short}\b", words)]
+    return [f"{'; '.join(told)}."] if told else []
+
+
+def folder(scale: str) -> Path:
+    """Where a scale's tables are."""
+    return repo_root() / "outputs" / scale / "tables"
+
+
+def text(name: str, scale: str) -> str:
+    """A table as Markdown: its title as `#`, then its parts."""
+    parts = [f"## {head}\n\n{note}\n\n{markdown(part)}" for head, (note, part) in sections(name, scale).items()]
+    return "\n\n".join(parts)[1:] + "\n"
+
+
 def write(name: str, scale: str) -> Path:
     """Make one table's files; returns the Markdown's path."""
-    table, folder, shown = specifications()[name], repo_root() / "outputs" / scale / "tables", sections(name, scale)
-    lines = counts(table) if "counts" in table else comparison(table, scale)
-    parts = [f"## {heading}\n\n{note}\n\n{_markdown(part)}" for heading, (note, part) in shown.items()]
-    parts[0], figure = parts[0][1:], []
+    table, page = specifications()[name], text(name, scale)
+    lines, figure = counts(table) if "counts" in table else comparison(table, scale), ""
     if "ours" in lines and lines.ours.notna().any():
         from iqa_lib import plots
 
-        with atomic(folder / f"{name}.png") as temporary:
+        with atomic(folder(scale) / f"{name}.png") as temporary:
             plots.forest(lines, f"{table['title']} ({scale} scale)").savefig(temporary, dpi=100)
-        figure = [f"![forest plot]({name}.png)"]
-    page = PAGE + mistune.create_markdown(plugins=["table"])("\n\n".join(parts + figure))
-    for ending, text in (("csv", lines.to_csv(index=False)), ("html", page), ("md", "\n\n".join(parts) + "\n")):
-        with atomic(folder / f"{name}.{ending}") as temporary:
-            temporary.write_text(text)
-    return folder / f"{name}.md"
+        figure = f"\n![forest plot]({name}.png)"
+    html = PAGE + mistune.create_markdown(plugins=["table"])(page + figure)
+    for ending, content in (("csv", lines.to_csv(index=False)), ("html", html), ("md", page)):
+        with atomic(folder(scale) / f"{name}.{ending}") as temporary:
+            temporary.write_text(content)
+    return folder(scale) / f"{name}.md"
 
 
-def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
+def _ours(row: dict, column: dict, table: dict, scale: str) -> tuple[dict, str]:
     """Our number in one cell, as in `comparison`, and its source; or nothing, and the reason."""
     if "reported" in row:
         return {}, f"reported: {REPORTED.get(row['reported'], row['reported'])}"
     if "data" not in column:
         return {}, "labels not public"
+    if lacks_weights(row, table, scale):
+        missing = next(run for run in runs_of(row, table, scale) if not records.finished(scale, run))
+        return {}, f"{lacking(row)}; with a model hub: `{command(missing, scale)}`"
     column = _seen_by(row, column)
     if "ensemble" in row:
         return _ensemble(row["ensemble"], column, scale)
@@ -175,7 +259,7 @@ def _ours(row: dict, column: dict, scale: str) -> tuple[dict, str]:
         pretrained = method in BASELINES and BASELINES[method].needs_weights
         return {}, "weights not found" if pretrained else "left out of the run, or undefined for a pair"
     seeds = ", ".join(str(record["parameters"]["seed"]) for record in found)
-    return _over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
+    return over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
 
 
 def _seen_by(row: dict, column: dict) -> dict:
@@ -185,53 +269,96 @@ def _seen_by(row: dict, column: dict) -> dict:
     return column | {"key": f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"}
 
 
-def _over_seeds(estimates: Sequence[dict]) -> dict:
-    """One cell from the estimates of several seeds, see `comparison`; empty if there are none."""
-    if not estimates:
-        return {}
-    cell = {**estimates[0], "ours": estimates[0]["value"], "seeds": len(estimates)}
-    if len(estimates) == 1:
-        return cell
-    values = np.array([estimate["value"] for estimate in estimates])
-    mean, spread = values.mean(), values.std(ddof=1)
-    half = student.ppf(0.975, len(values) - 1) * spread / np.sqrt(len(values))
-    return cell | {"ours": mean, "low": mean - half, "high": mean + half, "spread": spread}
+def lacking(row: dict) -> str:
+    """Why a row is not run at demo scale."""
+    return f"not run at demo scale: needs {row['needs']}'s weights"
 
 
-def _paired(row: dict, full: dict, column: dict, scale: str) -> list[dict]:
-    """A row's number minus the full model's on the same images, one a seed that both have."""
-    if "run" not in row or "data" not in column:
-        return []
-    ours, whole = ({r["parameters"]["seed"]: r for r in records.read_all(scale, one["run"])} for one in (row, full))
-    found = []
-    for seed in sorted(ours.keys() & whole.keys()):
-        both = (row, ours[seed]), (full, whole[seed])
-        estimates = [_recomputed(*one, column) for one in both]
-        if None in estimates:
+def _ssim(table: dict, label: str, column: dict, scale: str) -> str:
+    """SSIM's agreement on the records of a row's first run, if that has it."""
+    row = next(row for row in table["rows"] if row["label"] == label)
+    for run in runs_of(row, table, scale):
+        for record in records.read_all(scale, run):
+            if ssim := record["metrics"].get(f"{column['metric']} SSIM"):
+                return f"; SSIM {ssim['value']:.3f}"
+    return ""
+
+
+def over_seeds(estimates: Sequence[dict]) -> dict:
+    """One cell from the estimates of several seeds, see `comparison`."""
+    found = mean_estimate([Estimate(**estimate) for estimate in estimates], same_rows=False).as_dict()
+    spread = training_spread([estimate["value"] for estimate in estimates])
+    return found | {"ours": found["value"], "seeds": len(estimates), "spread": spread}
+
+
+class Trained(NamedTuple):
+    """One training's number, computed again from its predictions."""
+
+    estimate: Estimate
+    images: str  # fingerprint of the records that it was tested on
+    record: dict
+
+
+def recomputed(row: dict, column: dict, scale: str) -> dict[int, Trained]:
+    """A row's number by seed, of those runs whose predictions give the recorded one."""
+    column, found = _seen_by(row, column), {}
+    for record in records.read_all(scale, row["run"]):
+        recorded = record["metrics"].get(column["key"])
+        if recorded is None or not _tested_on(record, column):
             continue
-        images = {record["data"][_seen_by(one, column)["side"]]["fingerprint"] for one, record in both}
-        if len(images) == 1:
-            found.append(paired_difference(*estimates).as_dict())
+        again = estimate(record["folder"], column["side"], column["metric"])
+        if again is not None and abs(again.value - recorded["value"]) < 1e-4:
+            images = record["data"][column["side"]]["fingerprint"]
+            found[record["parameters"]["seed"]] = Trained(again, images, record)
     return found
 
 
-def _recomputed(row: dict, record: dict, column: dict) -> Estimate | None:
-    """A cell's number computed again from the predictions; None if these do not give the recorded value."""
-    column = _seen_by(row, column)
-    recorded = record["metrics"].get(column["key"])
-    if recorded is None or not _tested_on(record, column):
-        return None
-    changed = (record["folder"] / records.PREDICTIONS).stat().st_mtime_ns
-    found = _estimate(record["folder"], changed, column["side"], column["metric"])
-    return found if found is not None and abs(found.value - recorded["value"]) < 1e-4 else None
+def same_images(trained: Iterable[Trained]) -> bool:
+    """Whether all were tested on the same records."""
+    return len({each.images for each in trained}) == 1
+
+
+def _paired(row: dict, full: dict, column: dict, scale: str) -> dict:
+    """The part of a line of `differences` that is ours; empty unless both rows have numbers on the same images."""
+    if "run" not in row or "data" not in column:
+        return {}
+    whole = recomputed(full, column, scale)
+    ours = recomputed(row, column, scale) if whole else {}
+    if not ours:
+        return {}
+    if same_images([*ours.values(), *whole.values()]):
+        means = (mean_estimate([each.estimate for each in found.values()]) for found in (ours, whole))
+        difference, seeds = paired_difference(*means), len(ours)
+    else:
+        both = [(ours[seed], whole[seed]) for seed in ours.keys() & whole.keys()]
+        each = [paired_difference(a.estimate, b.estimate) for a, b in both if a.images == b.images]
+        if not each:
+            return {}
+        difference, seeds = mean_estimate(each, same_rows=False), len(each)
+    spread = training_spread([each.estimate.value for each in whole.values()])
+    judged = {"seeds": seeds, "training": spread, "verdict": verdict(difference, spread)}
+    return {"ours": difference.value, "low": difference.low, "high": difference.high} | judged
+
+
+def estimate(run_folder: Path, side: str, measure: str, method: str = "prediction") -> Estimate | None:
+    """A run's agreement from its predictions, or from another metric's column beside them; None if there is none.
+
+    The columns of metrics are named as in `BASELINES`: scores of pairs, as they are, or answers "B is closer" of
+    triplets, where a tie is 0.5.
+    """
+    return _estimate(run_folder, (run_folder / records.PREDICTIONS).stat().st_mtime_ns, side, measure, method)
 
 
 @cache
-def _estimate(folder: Path, _changed: int, side: str, measure: str) -> Estimate | None:
-    table = records.predictions(folder, side)
+def _estimate(run_folder: Path, _changed: int, side: str, measure: str, method: str) -> Estimate | None:
+    table = records.predictions(run_folder, side)
+    if method not in table:
+        return None
     if measure == "accuracy":
-        return two_afc_accuracy(table.prediction, table.target, table.reference_id)
-    return agreement(table, measure) if measure in AGREEMENT else None
+        ties = "a" if method == "prediction" else "half"
+        return two_afc_accuracy(table[method], table.target, table.reference_id, ties=ties)
+    sign = 1 if method == "prediction" or BASELINES[method].higher_is_better else -1
+    return agreement(table.assign(prediction=table[method]), measure, sign) if measure in AGREEMENT else None
 
 
 def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
@@ -247,7 +374,7 @@ def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
         return {}, "the runs were tested on different records"
     scores = sum((table.prediction - table.prediction.mean()) / table.prediction.std() for table in tables)
     found = agreement(tables[0].assign(prediction=scores / len(tables)), column["metric"])
-    return _over_seeds([found.as_dict()]), f"mean of z-scores of {' and '.join(named)}"
+    return over_seeds([found.as_dict()]), f"mean of z-scores of {' and '.join(named)}"
 
 
 def _tested_on(record: dict, column: dict) -> bool:
@@ -263,7 +390,7 @@ def _wide(lines: pd.DataFrame) -> pd.DataFrame:
         if part.paper.notna().any():
             wide[f"{column}: paper"] = [_decimals(value) for value in part.paper]
         if part.ours.notna().any():
-            wide[f"{column}: ours"] = [_interval(cell) for cell in part.itertuples()]
+            wide[f"{column}: ours"] = [interval(cell) for cell in part.itertuples()]
     sizes = {x.row: f"{x.n:.0f} ({x.references:.0f})" for x in measured.drop_duplicates("row").itertuples()}
     if sizes:
         wide["n (references)"] = [sizes.get(label, "") for label in wide["method"]]
@@ -275,25 +402,34 @@ def _wide_differences(lines: pd.DataFrame) -> pd.DataFrame:
     wide = lines[["row", "column"]].rename(columns={"row": "method"})
     wide["paper"] = [f"{x:+.4g}" if pd.notna(x) else "" for x in lines.paper.round(4)]
     wide["paper: noise"] = [f"± {x:.3f}" if pd.notna(x) else "" for x in lines.paper_noise]
-    wide["paper: verdict"] = [_verdict(abs(x.paper) > x.paper_noise, x.paper_noise) for x in lines.itertuples()]
-    wide["ours"] = [_interval(cell, signed=True) for cell in lines.itertuples()]
-    wide["ours: verdict"] = [_verdict(x.low > 0 or x.high < 0, x.low) for x in lines.itertuples()]
+    wide["paper: verdict"] = [_papers_verdict(line) for line in lines.itertuples()]
+    wide["ours"] = [signed(line.ours, line.low, line.high) for line in lines.itertuples()]
+    wide["one training moves by"] = [f"{x:.3f}" if pd.notna(x) else "" for x in lines.training]
+    wide["ours: verdict"] = lines.verdict.astype(object).fillna("")
     return wide
 
 
-def _verdict(larger: bool, known: float) -> str:
-    return "" if pd.isna(known) else "differs" if larger else "within noise"
+def _papers_verdict(line) -> str:
+    if pd.isna(line.paper_noise):
+        return ""
+    return "differs" if abs(line.paper) > line.paper_noise else "within noise"
+
+
+def signed(value: float, low: float, high: float) -> str:
+    """A difference with its interval; empty if there is none."""
+    return "" if pd.isna(value) else f"{value:+.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _decimals(value: float) -> str:
     return "" if pd.isna(value) else f"{value:.3f}" if round(value, 3) == value else f"{value:.4f}"
 
 
-def _interval(cell, signed: bool = False) -> str:
+def interval(cell) -> str:
+    """A cell's number with its interval and what its seeds change; empty if there is none."""
     if pd.isna(cell.ours):
         return ""
-    spread = f" ± {cell.spread:.3f} over {cell.seeds:.0f} seeds" if cell.seeds > 1 else ""
-    return f"{cell.ours:{'+' if signed else ''}.3f}{spread} [{cell.low:.3f}, {cell.high:.3f}]"
+    spread = f", {cell.seeds:.0f} seeds within {cell.spread:.3f}" if cell.seeds > 1 else ""
+    return f"{cell.ours:.3f} [{cell.low:.3f}, {cell.high:.3f}]{spread}"
 
 
 def _source(cells: pd.DataFrame) -> str:
@@ -302,7 +438,8 @@ def _source(cells: pd.DataFrame) -> str:
     return "; ".join(shown.source.unique())
 
 
-def _markdown(lines: pd.DataFrame) -> str:
+def markdown(lines: pd.DataFrame) -> str:
+    """Text in lines and columns as a Markdown table, nothing cut."""
     rows = [lines.columns, ["---"] * len(lines.columns), *(map(_text, row) for row in lines.values)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

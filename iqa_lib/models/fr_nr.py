@@ -17,9 +17,10 @@ here and cannot be checked against the authors:
 - Weights: torchvision's first ImageNet weights (timm's `tv_in1k`), whose statistics normalise the images in all
   branches (Inception-v3: 0.5 and 0.5).
 - Frozen includes the BatchNorm statistics; `freeze_backbone=False` fine-tunes.
-- The learnt encoders have the frozen one's architecture and timm's random initialisation. FRNP sees references and
+- The learnt encoders have timm's random initialisation, and the frozen one's architecture unless `learnt_backbone`
+  names another, which the paper does not: without a GPU, only a small one learns in minutes. FRNP sees references and
   distorted images as one batch, so that BatchNorm treats both alike.
-- Features are pooled as they are: no normalisation, no weights for channels or scales.
+- Features are pooled as they are: no normalisation (but see `standardise_by`), no weights for channels or scales.
 - Head: 512, 128 and 1 wide, ReLU between, no dropout; linear output on the labels' own scale.
 - Images keep their size: no crop, and no resizing to Inception's 299.
 - Schedule, epochs and split are the notebook's parameters.
@@ -105,15 +106,17 @@ class FRNR(nn.Module):
     Args:
         backbone: Full timm tag of a CNN.
         weights: Of the pretrained branch, see `iqa_lib.backbones.Backbone`; the learnt branches start random.
+        learnt_backbone: Full timm tag of the learnt branches' CNN; None: as `backbone`.
         branches: Any of `"frp"`, `"frnp"`, `"nr"`, in the order of the vector. A repeated branch has one encoder and
             its features twice: `("frp", "frp")` controls for the head's size.
-        taps: Indices of the encoder's stages; by default those with strides 2, 4, 8, 16.
+        taps: Indices of the encoders' stages; by default those with strides 2, 4, 8, 16.
         vgg_taps: `"pre_pool"` or `"post_pool"`, see the module's docstring.
         freeze_backbone: Train nothing of the pretrained branch.
         hidden, dropout: Widths of the head's hidden layers; dropout after each of them.
 
-    Attributes: `backbone`, the pretrained branch's encoder, or None; `channels` of each scale; `width`, the length D of
-    the head's vector, all branches' channels; `min_size`, the shortest side of images: 32, or 43 for Inception-v3.
+    Attributes: `backbone`, the pretrained branch's encoder, or None; `channels` of each scale, in the first branch;
+    `width`, the length D of the head's vector, all branches' channels; `min_size`, the shortest side of images: 32, or
+    43 for Inception-v3.
 
     `model(reference, distorted)` takes images `(B, 3, H, W)` in [0, 1] and returns scores `(B,)` on the scale of the
     training labels: higher is better. With `return_maps=True` also a dict: for each branch and scale the mean over
@@ -121,7 +124,8 @@ class FRNR(nn.Module):
     `frnp_vector`, `nr_vector` `(B, C)`.
 
     `model(vector)` continues from the vector of `pooled`: with a frozen branch alone, training can start from vectors
-    computed once. With that branch alone, either image can also be what `extract` returns for it.
+    computed once. With that branch alone, either image can also be what `extract` returns for it. With learnt branches
+    `model(reference, distorted, vector)` takes the frozen branch's vector, computed once, as a third input.
     Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
@@ -132,6 +136,7 @@ class FRNR(nn.Module):
         *,
         backbone: str = "inception_v3.tv_in1k",
         weights: str | Path = "auto",
+        learnt_backbone: str | None = None,
         branches: Sequence[str] = BRANCHES,
         taps: Iterable[int] | None = None,
         vgg_taps: str = "pre_pool",
@@ -146,16 +151,19 @@ class FRNR(nn.Module):
         post_pool = vgg_taps == "post_pool"
         if post_pool and not backbone.startswith("vgg"):
             raise ValueError(f"vgg_taps: got {vgg_taps!r} with backbone {backbone!r}, expected a VGG: use 'pre_pool'")
-        self.branches = tuple(branches)
+        self.branches, self.encoders = tuple(branches), nn.ModuleDict()
         self.min_size = 43 if backbone.startswith("inception_v3") else 32
-        if taps is None:
-            taps = taps_at(backbone, [stride // 2 if post_pool else stride for stride in STRIDES])
-        kind, taps, self.encoders = PostPool if post_pool else Backbone, tuple(taps), nn.ModuleDict()
         for branch in dict.fromkeys(branches):
+            name = backbone if branch == "frp" else learnt_backbone or backbone
+            pooled = post_pool and name == backbone
+            at = taps or taps_at(name, [stride // 2 if pooled else stride for stride in STRIDES])
             options = dict(weights=weights, frozen=freeze_backbone) if branch == "frp" else dict(weights="random")
-            self.encoders[branch] = kind(backbone, taps=taps, **options)
+            self.encoders[branch] = (PostPool if pooled else Backbone)(name, taps=at, **options)
         self.channels = self.encoders[branches[0]].channels
-        self.width = len(branches) * sum(self.channels)
+        self.width = sum(sum(self.encoders[branch].channels) for branch in branches)
+        pretrained = sum(self.backbone.channels) if self.backbone else 0
+        self.register_buffer("mean", torch.zeros(pretrained))
+        self.register_buffer("std", torch.ones(pretrained))
         self.head = Head(self.width, hidden, dropout)
 
     @property
@@ -165,29 +173,43 @@ class FRNR(nn.Module):
     def extra_repr(self) -> str:
         return f"branches={self.branches}"
 
+    def standardise_by(self, vectors: Tensor) -> None:
+        """Standardise the pretrained branch's vector by its mean and deviation over `vectors` `(N, C)`; not the paper.
+
+        A new model leaves it as it is.
+        """
+        self.mean.copy_(vectors.mean(0))
+        self.std.copy_(vectors.std(0).clamp(min=1e-6))
+
     def extract(self, images: Tensor) -> list[Tensor]:
         """The pretrained branch's four maps of images `(B, 3, H, W)`."""
         if self.backbone is None:
             raise ValueError(f"branches: got {self.branches}, expected 'frp' among them, whose features these are")
         return self.backbone(images)
 
-    def pooled(self, reference, distorted, *, return_maps: bool = False):
+    def pretrained(self, reference, distorted) -> Tensor:
+        """The pretrained branch's vector before it is standardised, `(B, C)`, of images or what `extract` returns."""
+        return global_average(self._scales("frp", reference, distorted))
+
+    def pooled(self, reference, distorted, vector: Tensor | None = None, *, return_maps: bool = False):
         """All branches' vectors, concatenated, `(B, D)`; with `return_maps=True` also the maps of `model(...)`."""
         images = [x for x in (reference, distorted) if not isinstance(x, list | tuple)]
         if len(images) < 2 and set(self.branches) != {"frp"}:
             raise ValueError(f"images: got features with branches {self.branches}, expected images, or 'frp' alone")
         check_images(*images, min_size=self.min_size)
-        vectors, maps = {}, {}
-        for branch in self.encoders:
+        vectors, maps = {} if vector is None else {"frp": (vector - self.mean) / self.std}, {}
+        for branch in [name for name in self.encoders if name not in vectors]:
             scales = self._scales(branch, reference, distorted)  # 4 x (B, C_i, h_i, w_i)
             vectors[branch] = global_average(scales)  # (B, C)
+            if branch == "frp":
+                vectors[branch] = (vectors[branch] - self.mean) / self.std
             if return_maps:
                 maps |= {f"{branch}_{i}": scale.mean(dim=1, keepdim=True) for i, scale in enumerate(scales, start=1)}
                 maps[f"{branch}_vector"] = vectors[branch]
         vector = torch.cat([vectors[branch] for branch in self.branches], dim=1)  # (B, D)
         return (vector, maps) if return_maps else vector
 
-    def forward(self, reference, distorted=None, *, return_maps: bool = False):
+    def forward(self, reference, distorted=None, vector: Tensor | None = None, *, return_maps: bool = False):
         if distorted is None:
             shape = tuple(getattr(reference, "shape", ()))
             if return_maps or len(shape) != 2 or shape[1] != self.width:
@@ -195,21 +217,24 @@ class FRNR(nn.Module):
                 raise ValueError(f"model(vector): got shape {shape}, return_maps={return_maps}, expected {expected}")
             return self.head(reference)
         if not return_maps:
-            return self.head(self.pooled(reference, distorted))
-        vector, maps = self.pooled(reference, distorted, return_maps=True)
-        return self.head(vector), maps
+            return self.head(self.pooled(reference, distorted, vector))
+        pooled, maps = self.pooled(reference, distorted, vector, return_maps=True)
+        return self.head(pooled), maps
 
-    def contributions(self, reference, distorted) -> Tensor:
+    def contributions(self, reference, distorted=None, vector: Tensor | None = None) -> Tensor:
         """What each branch adds to the score on each scale, `(B, branches, scales)`, in the order of `branches`.
 
         They sum to the score minus that of the zero vector, `head(0)`: see `Head.contributions`.
         """
-        parts = self.split(self.head.contributions(self.pooled(reference, distorted)))
+        pooled = reference if distorted is None else self.pooled(reference, distorted, vector)
+        parts = self.split(self.head.contributions(pooled))
         return torch.stack([torch.stack([scale.sum(dim=1) for scale in branch], dim=1) for branch in parts], dim=1)
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, ...]]:
         """A vector `(B, D)`, or its contributions, split: for each branch its scales `(B, C_i)`."""
-        return [branch.split(self.channels, dim=1) for branch in vector.chunk(len(self.branches), dim=1)]
+        channels = [list(self.encoders[branch].channels) for branch in self.branches]
+        branches = vector.split([sum(sizes) for sizes in channels], dim=1)
+        return [branch.split(sizes, dim=1) for branch, sizes in zip(branches, channels, strict=True)]
 
     def _scales(self, branch: str, reference, distorted) -> list[Tensor]:
         """What a branch pools on each scale: absolute differences, or the distorted images' activations."""

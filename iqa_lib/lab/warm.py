@@ -1,0 +1,109 @@
+"""Processes that start at once: forked from one that has imported torch and all that the notebooks import.
+
+`serving()` starts that process and names its socket in the environment. While it is there, a row and its kernel are
+started by `python -m iqa_lib.lab.warm MODULE ARGUMENTS...`, which asks it to run a module as `python -m` would, in a
+child with this process's environment, folder and output, and waits for the child's end. Without it the module runs in
+this process as usual.
+"""
+
+import array
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SOCKET = "IQA_LIB_WARM"
+"""The environment variable that names the socket."""
+STREAMS = (0, 1, 2)
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """Have a warm process as long as the block lasts; it and its children end with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = os.environ[SOCKET] = str(Path(folder, "warm"))
+        command = [sys.executable, "-c", "from iqa_lib.lab import warm; warm.serve()"]
+        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            yield
+        finally:
+            del os.environ[SOCKET]
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+            Path(address).unlink(missing_ok=True)
+
+
+def serve() -> None:
+    """Listen, import, and fork a child for each request until killed."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.environ[SOCKET])
+        server.listen()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave no zombies
+        import_all()
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                if os.fork() == 0:
+                    server.close()
+                    _run(connection)
+
+
+def import_all() -> None:
+    """What rows and kernels import, none of which starts a thread."""
+    import ipykernel.kernelapp  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
+    import papermill  # noqa: F401
+
+    from iqa_lib.lab import notebook  # noqa: F401
+
+
+def _run(connection: socket.socket) -> None:
+    """In the child: become the process that was asked for, and send its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, streams, *_ = socket.recv_fds(connection, 1 << 20, len(STREAMS))
+    request = json.loads(message)
+    for own, given in zip(STREAMS, streams, strict=True):
+        os.dup2(given, own)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.argv = request["arguments"]
+    status = 1
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.sendall(str(status).encode())
+        os._exit(status)
+
+
+def main() -> int:
+    address, arguments = os.environ.get(SOCKET), sys.argv[1:]
+    if not address:
+        sys.argv = arguments
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        return 0
+    request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(address)
+        socket.send_fds(connection, [json.dumps(request).encode()], STREAMS)
+        return int(connection.recv(8) or 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
