@@ -14,7 +14,7 @@ NETWORKS = {
     "IQA-TMFM": lambda: FusedIQATMFM(IQATMFM(**ON_PACKAGED, **TMFM), 1),
     "PRFNet": lambda: PRFNet(**ON_PACKAGED, se=False, width=8, hidden=8),
     "AHIQ": lambda: AHIQ(cnn="packaged", cnn_weights="packaged", fusion="cnn", width=1 / 64),
-    "FR+NR": lambda: FRNR(**ON_PACKAGED, branches=("frp",), hidden=(8,)),
+    "FR+NR": lambda: FRNR(**ON_PACKAGED, branches=("frp", "frnp"), hidden=(8,)),
     "CFANet": lambda: CFANet(**ON_PACKAGED, taps=(1, 2, 3, 4), dim=8, mask_width=8, ffn=False),
 }
 

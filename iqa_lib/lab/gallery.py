@@ -28,7 +28,7 @@ SHOWN = {
     IQATMFM: ("IQA-TMFM: answer of each crop", "answer"),
     PRFNet: ("PRFNet: gate of the finest scale", "gate_w2"),
     AHIQ: ("AHIQ: score map", "score"),
-    FRNR: ("FR+NR: pretrained differences", "frp_2"),
+    FRNR: ("FR+NR: learnt differences", "frnp_2"),
     CFANet: ("CFANet: mask of the second scale", "mask_1"),
 }
 """By network, the title of its map and the map's name."""
