@@ -70,7 +70,7 @@ rule run:
         mem_mb=4_000 if SCALE == "demo" else 32_000,
         runtime="1h" if SCALE == "demo" else "48h",
     shell:
-        "OMP_NUM_THREADS={threads} python -m iqa_lib.lab.execute {wildcards.notebook} {params.executed} {input.parameters}"
+        "OMP_NUM_THREADS={threads} python -m iqa_lib.lab.warm iqa_lib.lab.execute {wildcards.notebook} {params.executed} {input.parameters}"
         " --seed {wildcards.seed}{DATA_ROOT}{params.cells}"
 
 

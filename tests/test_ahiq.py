@@ -28,6 +28,7 @@ from iqa_lib.models.ahiq import (
     POOLINGS,
     RESNET152_LAYER2,
     CNNBackbone,
+    DeepCNN,
     DeformConv,
     DeformFusion,
     Regressor,
@@ -50,7 +51,7 @@ BACKBONES = {
         ("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9"),
         1920,
     ),
-    "packaged": (PACKAGED, ("blocks.1", "blocks.2", "blocks.4"), 176),
+    "packaged": (PACKAGED, ("blocks.1",), 24),
 }
 PARAMETERS = {"deform_net": 13_010_450, "regressor": 14_158_338}
 
@@ -65,7 +66,7 @@ def backbone_once(kind, *args, **options):
 def shared_backbones():
     """Backbones cost most of the time to build, and are frozen: those of the same options are one."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in (CNNBackbone, ViTBackbone):
+        for kind in (CNNBackbone, ViTBackbone, DeepCNN):
             patch.setattr(
                 module, kind.__name__, lambda *args, kind=kind, **options: backbone_once(kind, *args, **options)
             )
@@ -386,7 +387,7 @@ def test_the_authors_checkpoint_follows_the_equations(checkpoint, vit):
 def test_offsets_are_a_convolution_of_the_enlarged_map(patch):
     """In double precision: fp32 sums of 34,560 terms differ by 1e-5 from one order to another."""
     torch.manual_seed(0)
-    fusion = DeformFusion(8, patch, deform=True, project=False).double()
+    fusion = DeformFusion(8, 3840, patch, deform=True, project=False).double()
     vit, size = torch.randn(2, 3840, 3, 5, dtype=torch.float64), (3 * patch // 4, 5 * patch // 4)
     enlarged = vit.repeat_interleave(patch // 4, 2).repeat_interleave(patch // 4, 3)
     ours, expected = fusion.offsets(vit, size), fusion.conv_offset(enlarged)
@@ -489,7 +490,7 @@ def test_parameters_of_the_variants():
 
     conv_offset, deform, inputs = 622_098, 5_309_184, 256 * 768
     regressor = PARAMETERS["regressor"]
-    assert heads(fusion="concat", cnn="packaged") == 27_168_788 - conv_offset - deform - 512 * (768 - 176) * 9
+    assert heads(fusion="concat", cnn="packaged") == 27_168_788 - conv_offset - deform - 512 * (768 - 24) * 9
     assert heads(fusion="cnn", cnn="resnet50") == 27_168_788 - conv_offset - deform - 5 * inputs
     assert heads(fusion="vit") == regressor - inputs
     assert heads(cnn="hrnet") == 27_168_788 + 256 * 768 + 768
@@ -537,6 +538,76 @@ def test_concat_is_the_map_convolved_beside_the_vits():
     fused, offsets = net._fuse([cnn, vit])
     assert offsets is None
     torch.testing.assert_close(fused, torch.cat([vit, c], dim=1))
+
+
+# --- The packaged network's deep maps in the ViT's place
+
+
+def without_vit(**options):
+    weights = dict(cnn="packaged", vit="packaged", cnn_weights="packaged", vit_weights="packaged")
+    return ahiq(**dict(width=1 / 16) | weights | options)
+
+
+@pytest.mark.parametrize(("fusion", "pooling"), [*((fusion, "patch") for fusion in FUSIONS), ("deform+concat", "both")])
+def test_without_a_vit_every_variant_learns(fusion, pooling):
+    net = without_vit(fusion=fusion, pooling=pooling).train()
+    score, maps = net(*pair(2, 40, 64), return_maps=True)
+    names = {"score", "weight"} | ({"offsets"} if fusion == "deform+concat" else set())
+    assert {name: tuple(tensor.shape[1:]) for name, tensor in maps.items()} == {
+        name: (18, 10, 16) if name == "offsets" else (1, 5, 8) for name in names
+    }
+    score.square().sum().backward()
+    heads = {name: p for name, p in net.named_parameters() if not name.startswith("backbone.")}
+    assert [name for name, p in heads.items() if p.grad is None or not p.grad.any()] == []
+    assert all(p.grad is None and not p.requires_grad for p in net.backbone.parameters())
+
+
+def test_parameters_without_a_vit():
+    net = without_vit(width=1.0)
+    assert {name: parameters(getattr(net, name)) for name in PARAMETERS} == {
+        "deform_net": PARAMETERS["deform_net"] - 18 * 9 * (3840 - 152) - 768 * 9 * (768 - 24),
+        "regressor": PARAMETERS["regressor"] - 256 * (3840 - 152),
+    }
+
+
+@torch.no_grad()
+def test_without_a_vit_the_maps_are_the_packaged_networks():
+    net, images = without_vit(), pair(2, 40, 64)[0]
+    plain = Backbone(PACKAGED, taps=(1, 2, 3), weights="packaged", frozen=True)
+    kept, expected = net.extract(images), plain(images)
+    assert [tuple(x.shape) for x in kept] == [(2, 24, 10, 16), (2, 40, 5, 8), (2, 112, 3, 4)]
+    assert all(torch.equal(x, y) for x, y in zip(kept, expected, strict=True))
+    resized = F.interpolate(expected[2], size=(5, 8), mode="bilinear")
+    assert torch.equal(net._fuse(kept)[0][:, :152], torch.cat([expected[1], resized], dim=1) / 8)
+    assert {name: weights.source for name, weights in net.backbone.weights.items()} == dict(
+        cnn="packaged", vit="packaged"
+    )
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_without_a_vit_heads_start_near_the_middle(fusion):
+    with shared_backbones():
+        torch.manual_seed(0)
+        net = AHIQ(cnn="packaged", vit="packaged", fusion=fusion, width=1 / 16).train()
+    score, maps = net(*pair(2, 64, 64), return_maps=True)
+    assert (score - 0.5).abs().max() < 0.2
+    assert (maps["weight"] - 0.5).abs().max() < 0.2
+    assert not maps.get("offsets", torch.zeros(1)).any()
+    same, _ = net(pair()[0], pair()[0], return_maps=True)
+    torch.testing.assert_close(same, torch.full((2,), 0.5))
+    score.square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.requires_grad and not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@torch.no_grad()
+def test_without_a_vit_features_are_as_good_as_images(fusion):
+    net, images = without_vit(fusion=fusion), pair(1, 384, 512)
+    score, maps = net(*images, return_maps=True)
+    again, others = net(*map(net.extract, images), return_maps=True)
+    torch.testing.assert_close(again, score)
+    assert list(others) == list(maps)
+    assert maps["score"].shape == (1, 1, 48, 64)
 
 
 @torch.no_grad()
@@ -599,7 +670,7 @@ def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     crops = Crops(image_set(tmp_path, [(64, 64), (48, 64)], pairs=True), "corners", 32)
     expected = predict(net, crops)
     features = FixedFeatures(crops, net)
-    assert features.all(0)[0][0].shape[1:] == (176, 8, 8)
+    assert features.all(0)[0][0].shape[1:] == (24, 8, 8)
     assert features.all(0)[0][1].shape[1:] == (3840, 2, 2)
     monkeypatch.setattr(net, "extract", None)
     pd.testing.assert_frame_equal(predict(net, features, max_batch=3), expected, rtol=0, atol=1e-5)
@@ -653,7 +724,7 @@ def test_bf16_stays_near_fp32(model):
 
 @pytest.mark.parametrize("project", [False, True])
 def test_bf16_learns(project):
-    fusion = DeformFusion(64, 16, deform=True, project=project, width=1 / 16)
+    fusion = DeformFusion(64, 3840, 16, deform=True, project=project, width=1 / 16)
     cnn, vit = torch.randn(1, 64, 8, 8), torch.randn(1, 3840, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         fused = fusion(cnn, fusion.offsets(vit, cnn.shape[-2:]))
@@ -755,7 +826,7 @@ def test_a_checkpoint_that_does_not_fit_is_named(checkpoint, tmp_path):
 
     with pytest.raises(WeightsError, match=r"epoch_33\.pth does not fit AHIQ: it has deform_net\.conv_offset\.we"):
         load(checkpoint, fusion="concat")
-    with pytest.raises(WeightsError, match=r"epoch_33\.pth .*deform\.weight \(768, 768, 3, 3\), expected \(768, 176"):
+    with pytest.raises(WeightsError, match=r"epoch_33\.pth .*deform\.weight \(768, 768, 3, 3\), expected \(768, 24, "):
         load(checkpoint, cnn="packaged")
     with pytest.raises(WeightsError, match=r"none\.pth: there is no such file"):
         load(tmp_path / "none.pth")

@@ -159,7 +159,7 @@ def test_ours_stands_beside_the_papers_value_with_its_interval(here):
 )
 def test_what_stands_on_other_data_is_no_number_of_the_paper(here, name, split):
     record(here, "01_baselines/clic", name=name, split=split, **{"accuracy ssim": 0.57})
-    record(here, "03_prfnet/table3_progressive", name=name, split=split, **{"accuracy PRFNet": 0.99})
+    record(here, "03_prfnet/table2_prfblock", name=name, split=split, **{"accuracy PRFNet": 0.99})
     lines = tables.comparison(SPECIFIED["prfnet_table4"], "demo")
     assert lines.ours.isna().all()
     assert "0.990" not in tables.write("prfnet_table4", "demo").read_text()

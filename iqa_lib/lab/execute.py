@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from iqa_lib.files import atomic, cache_dir, repo_root
-from iqa_lib.lab import records
+from iqa_lib.lab import records, warm
 from iqa_lib.lab.parameters import ParameterError, read_parameters, validate
 from iqa_lib.progress import PLACE
 
@@ -40,6 +40,18 @@ def execute(notebook: str, output: Path | str, parameters: Mapping[str, object],
     options = {"parameters": dict(parameters), "cwd": str(repo_root()), "progress_bar": False}
     left_out = {"skip_cells_with_tag": FIGURE} if table_only else {}
     papermill.execute_notebook(str(source), str(output), **options, **left_out)
+
+
+def _warm_kernels() -> type:
+    """Kernels that are forked from the warm process."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class WarmKernels(AsyncKernelManager):
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            command = super().format_kernel_cmd(extra_arguments)
+            return [sys.executable, "-m", warm.__name__, *command[command.index("-m") + 1 :]]
+
+    return WarmKernels
 
 
 def main() -> None:

@@ -71,8 +71,8 @@ def findings(scale: str) -> dict[str, str]:
 
 
 def priority(run: str, seed: int, scale: str) -> int:
-    """3: a run that completes a table alone, so that one is soon there; 2: a paper's full model; 1: its other seeds."""
-    if seed == 0 and run in _lone_runs(scale):
+    """3: a run of the table that shall be `first`; 2: a paper's full model; 1: its other seeds."""
+    if any(run in wanted(table, scale) for table in specifications().values() if "first" in table):
         return 3
     return (2 if seed == 0 else 1) if run in findings(scale).values() else 0
 
@@ -91,9 +91,3 @@ def command(run: str, scale: str) -> str:
 @cache
 def _full_models(scale: str) -> set[str]:
     return {run for table in specifications().values() for run in full_runs(table, scale)}
-
-
-@cache
-def _lone_runs(scale: str) -> set[str]:
-    made = [trainings(table, scale, 1) for table in specifications().values()]
-    return {trained[0][0] for trained in made if len(trained) == 1}

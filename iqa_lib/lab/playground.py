@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from iqa_lib import plots
 from iqa_lib.baselines import b_is_closer, ms_ssim_maps
@@ -30,7 +30,7 @@ from iqa_lib.evaluation import worst_mistakes
 from iqa_lib.images import decoding, from_pil
 from iqa_lib.lab import records, scoring
 from iqa_lib.lab.notebook import inside_outside, outline, relative
-from iqa_lib.models import CFANet
+from iqa_lib.models import AHIQ, CFANet
 
 # Figures leave reference cycles; this spares their collection half a second spent on all that is imported.
 gc.freeze()
@@ -102,7 +102,7 @@ class Playground:
         """
         pixels = self.images[reference], self.distorted(reference, setting)
         given = images = self._tensors(*pixels)
-        if isinstance(self.network, CFANet) or getattr(self.network, "fusion", "") == "cnn":  # maps of features alone
+        if _looks_at_features(self.network):
             given = self._features(reference), self.network.extract(images[1])
         score, maps = self.network(*given, return_maps=True)
         difference = 255 * (images[1] - images[0]).abs().mean(dim=1)[0]
@@ -277,6 +277,12 @@ def _table(table: pd.DataFrame) -> str:
     text = table.to_html(float_format="{:.4g}".format, na_rep="", border=0, justify="left", index=False)
     text = text.replace("<th>", "<th style='text-align: left'>")  # JupyterLab aligns them right
     return f"<div style='white-space: nowrap; line-height: 1.3'>{text}</div>"
+
+
+def _looks_at_features(network: nn.Module) -> bool:
+    """Whether all maps of a network follow from what `extract` returns: but for a ViT's attention they do."""
+    vit = network.backbone["vit"] if isinstance(network, AHIQ) and "vit" in network.backbone else None
+    return isinstance(network, CFANet | AHIQ) and not hasattr(vit, "attention")
 
 
 def _named(setting: Setting) -> str:

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import mean
 from typing import TextIO
 
 from iqa_lib.files import repo_root
-from iqa_lib.lab import findings, plan, records, tables
+from iqa_lib.lab import findings, plan, records, tables, warm
 
 LOOK_EVERY = 1.0  # seconds
 PATIENCE = 20  # seconds that interrupted rows have to stop by themselves
@@ -256,7 +256,9 @@ def main() -> None:
     workflow += [f"data={Path(given.data).resolve()}"] if given.data else []
     reporting = [sys.executable, "-m", "iqa_lib.lab.report", given.scale]
     options = {"seeds": given.seeds, "cores": given.cores, "screen": Screen(sys.stdout)}
-    sys.exit(reproduce(given.scale, workflow, reporting, **options))
+    with warm.serving() if given.scale == "demo" else nullcontext():
+        status = reproduce(given.scale, workflow, reporting, **options)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ child with this process's environment, folder and output, and waits for the chil
 this process as usual.
 """
 
-import array
 import json
 import os
 import runpy
@@ -16,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SOCKET = "IQA_LIB_WARM"
 """The environment variable that names the socket."""
 STREAMS = (0, 1, 2)
+SETTINGS = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+"""Of the environment, what libraries read once, when they are imported."""
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def serving() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         address = os.environ[SOCKET] = str(Path(folder, "warm"))
         command = [sys.executable, "-c", "from iqa_lib.lab import warm; warm.serve()"]
-        server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        options = dict(stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | SETTINGS)
+        server = subprocess.Popen(command, **options)
         try:
             yield
         finally:
@@ -45,7 +47,7 @@ def serve() -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.environ[SOCKET])
         server.listen()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children leave no zombies
+        signal.signal(signal.SIGCHLD, _bury)
         import_all()
         while True:
             connection, _ = server.accept()
@@ -53,6 +55,13 @@ def serve() -> None:
                 if os.fork() == 0:
                     server.close()
                     _run(connection)
+
+
+def _bury(*_: object) -> None:
+    """Wait for the children that have ended, so that their time counts as this process's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def import_all() -> None:

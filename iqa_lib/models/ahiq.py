@@ -25,12 +25,16 @@ ResNet50's weights had ImageNet's statistics: `norm` has the alternatives.
 
 What slides and code leave open was decided here and cannot be checked against the authors: HRNet is HRNet-W32's first
 stage, projected to 768 channels by a trained 1x1 convolution; maps of a stride other than 4 are resized to it
-bilinearly; without a ViT there are no offsets, and so no deformable convolution; spatial pooling is a global average
-and one linear layer; "patch + spatial" is the mean of both scores. The networks of Table 7 have the weights that timm
-0.5.4, which the authors pin, gives under their bare names. Heads name their modules as the authors' checkpoint does.
+bilinearly; the CNN alone has no offsets, and so no deformable convolution; spatial pooling is a global average and one
+linear layer; "patch + spatial" is the mean of both scores. The networks of Table 7 have the weights that timm 0.5.4,
+which the authors pin, gives under their bare names. Heads name their modules as the authors' checkpoint does.
+
+Where no ViT has weights, `vit="packaged"` puts deep maps of an installed CNN in its place: the same equations with
+another V, and heads that start from other weights (`AHIQ._start_small`). None of the paper's networks is so.
 """
 
 import _codecs
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +45,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from iqa_lib.backbones import PACKAGED, Backbone
+from iqa_lib.backbones import PACKAGED, Backbone, taps_at
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
@@ -53,9 +57,11 @@ FUSIONS = ("deform+concat", "concat", "cnn", "vit")
 POOLINGS = ("patch", "spatial", "both")
 PRESETS = {"paper": {"resnet152_blocks": "layer1"}, "official_code": {"resnet152_blocks": "layer2"}}
 VITS = {f"b{patch}": (f"vit_base_patch{patch}_224.augreg_in21k_ft_in1k", patch) for patch in (8, 16)}
-"""Full timm tag and patch size."""
+VITS["packaged"] = PACKAGED, 8
+"""Full timm tag and patch size. `"packaged"`, not in the paper, is no ViT: see `DeepCNN`."""
+PACKAGED_SCALE, PACKAGED_REACH = 1 / 8, 1 / 16
+"""With `vit="packaged"`: factors of the maps, to deviate by about 1, and of the offsets, to learn like the rest."""
 VIT_BLOCKS = 5
-VIT_CHANNELS = 768 * VIT_BLOCKS
 CNN_STRIDE = 4
 _LAYER1 = ("layer1.0", "layer1.1", "layer1.2")
 _BLOCK35 = ("mixed_5b", "repeat.1", "repeat.3", "repeat.5", "repeat.7", "repeat.9")
@@ -67,13 +73,19 @@ CNNS = {
     "resnet152": ("resnet152.a1h_in1k", 1, _LAYER1, 768),
     "hrnet": ("hrnet_w32.ms_in1k", 1, ("layer1.3",), 256),
     "inception_resnet_v2": ("inception_resnet_v2.tf_in1k", 2, _BLOCK35, 1920),
-    "packaged": (PACKAGED, 3, ("blocks.1", "blocks.2", "blocks.4"), 176),
+    "packaged": (PACKAGED, 1, ("blocks.1",), 24),
 }
 """Full timm tag, timm's index of the last stage needed, the modules whose outputs are used, their channels in all.
 
-`"packaged"`, not in the paper, needs no download: its maps of strides 4, 8 and 16 are used.
+`"packaged"`, not in the paper, needs no download: as of the ResNets, its map of stride 4 is used.
 """
 RESNET152_LAYER2 = ("resnet152.a1h_in1k", 2, _SIX_OF_LAYER2, 3072)
+
+
+def on_grid(maps: Iterable[Tensor], grid: Sequence[int]) -> Tensor:
+    """Maps `(B, C, h, w)`, resized to a grid bilinearly if they are on another one, side by side."""
+    resized = (x if [*x.shape[-2:]] == [*grid] else F.interpolate(x, size=grid, mode="bilinear") for x in maps)
+    return torch.cat([*resized], dim=1)
 
 
 class CNNBackbone(Backbone):
@@ -89,9 +101,7 @@ class CNNBackbone(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` in [0, 1] to `(B, C, H / 4, W / 4)`."""
         grid = [side // CNN_STRIDE for side in images.shape[-2:]]
-        maps = self.net.model((images - self.mean) / self.std).values()
-        maps = [x if [*x.shape[-2:]] == grid else F.interpolate(x, size=grid, mode="bilinear") for x in maps]
-        return torch.cat(maps, dim=1)
+        return on_grid(self.net.model((images - self.mean) / self.std).values(), grid)
 
 
 class ViTBackbone(Backbone):
@@ -121,8 +131,17 @@ class ViTBackbone(Backbone):
         return torch.stack(shares, dim=1)
 
 
+class DeepCNN(Backbone):
+    """In the ViT's place where none has weights: a frozen CNN's maps of strides 8 and 16, as they are."""
+
+    def __init__(self, network: str, **options):
+        super().__init__(network, taps=taps_at(network, (8, 16)), frozen=True, **options)
+
+    extract = Backbone.forward
+
+
 class Backbones(nn.ModuleDict):
-    """The frozen backbones by name; images to a map of each."""
+    """The frozen backbones by name; images to their maps, one of each, two of `DeepCNN`."""
 
     frozen = True
 
@@ -131,23 +150,35 @@ class Backbones(nn.ModuleDict):
         return {name: backbone.weights for name, backbone in self.items()}
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return [backbone(images) for backbone in self.values()]
+        maps = (backbone(images) for backbone in self.values())
+        return [x for each in maps for x in ([each] if isinstance(each, Tensor) else each)]
 
 
 class DeformFusion(nn.Module):
     """The CNN's map, sampled where the ViT's map of the reference points, on the grid of the ViT's patches.
 
-    `deform=False` leaves out the offsets and the deformable convolution (Table 6); `project` puts a 1x1 convolution to
-    768 channels first (HRNet); `width` is that of the layers, as a fraction of the paper's.
+    Both have their `channels`. `deform=False` leaves out the offsets and the deformable convolution (Table 6);
+    `project` puts a 1x1 convolution to 768 channels first (HRNet); `reach` is a factor of the offsets, on which hangs
+    how fast they learn; `width` is that of the layers, as a fraction of the paper's.
     """
 
-    def __init__(self, channels: int, patch: int, *, deform: bool, project: bool, width: float = 1.0):
+    def __init__(
+        self,
+        channels: int,
+        vit_channels: int,
+        patch: int,
+        *,
+        deform: bool,
+        project: bool,
+        reach: float = 1.0,
+        width: float = 1.0,
+    ):
         super().__init__()
-        self.channels, middle = round(768 * width), round(512 * width)
+        self.channels, middle, self.reach = round(768 * width), round(512 * width), reach
         self.project = nn.Conv2d(channels, 768, 1) if project else nn.Identity()
         channels = 768 if project else channels
         if deform:
-            self.conv_offset = nn.Conv2d(VIT_CHANNELS, 2 * 9, 3, padding=1)
+            self.conv_offset = nn.Conv2d(vit_channels, 2 * 9, 3, padding=1)
             self.deform = DeformConv(channels, self.channels)
             channels = self.channels
         self.conv1 = nn.Sequential(
@@ -162,9 +193,9 @@ class DeformFusion(nn.Module):
         Each tap is applied before the enlargement, and shifted and summed after it: the same sums in much less time.
         """
         weight, bias = self.conv_offset.weight, self.conv_offset.bias.view(-1, 1, 1)
-        taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]  # (18 * 9, 3840, 1, 1)
+        taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)[..., None, None]  # (18 * 9, D, 1, 1)
         parts = F.interpolate(F.conv2d(vit, taps).float(), size=size, mode="nearest")  # (B, 18 * 9, *size)
-        return F.fold(parts.flatten(2), size, 3, padding=1) + bias
+        return self.reach * (F.fold(parts.flatten(2), size, 3, padding=1) + bias)
 
     def forward(self, cnn: Tensor, offsets: Tensor | None) -> Tensor:
         x = self.project(cnn)
@@ -220,6 +251,7 @@ class AHIQ(nn.Module):
         preset: `"paper"` or `"official_code"`, see the module's docstring.
         cnn, cnn_weights: A name in `CNNS` (Table 7), and its weights, see `iqa_lib.backbones.Backbone`.
         vit, vit_weights: `"b8"` or `"b16"`, likewise. Its patch is the grid of the score map, also with `fusion="cnn"`.
+            `"packaged"`, not in the paper: the packaged CNN's maps of strides 8 and 16 in its place, on patches of 8.
         fusion: `"deform+concat"` (the paper), `"concat"`, `"cnn"` or `"vit"` (Table 6). Unused backbones are not built.
         pooling: `"patch"` (the paper), `"spatial"` or `"both"` (Table 8).
         norm: `"half"` (the authors' for both backbones), `"imagenet"`, `"none"`, or `"weights"`: each backbone its own.
@@ -231,7 +263,8 @@ class AHIQ(nn.Module):
     a dict, as far as the options provide them: `score` and `weight` `(B, 1, h, w)`, f and w on the ViT's grid, w in
     (0, 1); `offsets` `(B, 18, H / 4, W / 4)` in pixels of the CNN's grid, (down, right) for each of the 9 taps in turn;
     `attention_reference` and `attention_distorted` `(B, blocks, heads, h, w)`, the share of the CLS token's attention
-    that each patch gets (from images only). `model.checkpoint` describes the file read by `from_author_checkpoint`.
+    that each patch gets (from images and by a ViT only: the packaged CNN has no such token). `model.checkpoint`
+    describes the file read by `from_author_checkpoint`.
     Unknown options, and images of wrong rank, dtype, range or size, raise ValueError.
     """
 
@@ -263,17 +296,24 @@ class AHIQ(nn.Module):
         check_at_least(1 / 64, width=width)
         cut = RESNET152_LAYER2 if (cnn, resnet152_blocks) == ("resnet152", "layer2") else CNNS[cnn]
         network, self.patch = VITS[vit]
+        packaged = vit == "packaged"
+        self.scale = PACKAGED_SCALE if packaged else None
         self.backbone, channels = Backbones(), 0
         if fusion != "vit":
             self.backbone["cnn"] = CNNBackbone(*cut, weights=cnn_weights, norm=norm)
-            options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
-            self.deform_net = DeformFusion(*self.backbone["cnn"].channels, self.patch, **options)
-            channels += self.deform_net.channels
         if fusion != "cnn":
-            self.backbone["vit"] = ViTBackbone(network, weights=vit_weights, norm=norm)
-            channels += VIT_CHANNELS
+            branch = DeepCNN if packaged else ViTBackbone
+            self.backbone["vit"] = branch(network, weights=vit_weights, norm=norm)
+            channels = sum(self.backbone["vit"].channels)
+        if fusion != "vit":
+            options = dict(deform=fusion == "deform+concat", project=cnn == "hrnet", width=width)
+            options |= {"reach": PACKAGED_REACH} if packaged else {}
+            self.deform_net = DeformFusion(*self.backbone["cnn"].channels, channels, self.patch, **options)
+            channels += self.deform_net.channels
         self.regressor = Regressor(channels, pooling, width=width)
         self.fusion, self.checkpoint = fusion, None
+        if packaged:
+            self._start_small()
 
     @classmethod
     def from_author_checkpoint(cls, path: Path | str, **options) -> "AHIQ":
@@ -297,8 +337,23 @@ class AHIQ(nn.Module):
             backbone.weights = replace(model.checkpoint, network=backbone.weights.network)
         return model
 
+    @torch.no_grad()
+    def _start_small(self) -> None:
+        """Weights that learn in hundreds of steps: no offsets, the difference alone, scores near 1/2, even weights."""
+        small = "deform_net.conv1.2", "regressor.conv.0", "regressor.conv_attent.0", "regressor.spatial"
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear | DeformConv) and not name.startswith("backbone."):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="linear").mul_(0.1 if name in small else 1.0)
+                nn.init.constant_(layer.bias, 0.5 if name in ("regressor.conv.0", "regressor.spatial") else 0.0)
+        self.regressor.feat_smoothing[0].weight[:, self.regressor.down_channel.out_channels :] = 0
+        if self.fusion == "deform+concat":
+            self.deform_net.conv_offset.weight.zero_()
+
     def extract(self, images: Tensor) -> list[Tensor]:
-        """Maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)` and the ViT's `(B, 3840, h, w)`."""
+        """Maps of images `(B, 3, H, W)`: the CNN's `(B, C, H / 4, W / 4)`, then the ViT's `(B, 3840, h, w)`.
+
+        With `vit="packaged"` two in the place of the latter: `(B, 40, H / 8, W / 8)` and `(B, 112, H / 16, W / 16)`.
+        """
         height, width = images.shape[-2:]
         if height % self.patch or width % self.patch:
             expected = f"sides that are multiples of {self.patch}, the ViT's patch: crop or resize them"
@@ -319,20 +374,25 @@ class AHIQ(nn.Module):
             return score
         if offsets is not None:
             maps["offsets"] = offsets
-        if images is not None and self.fusion != "cnn":
+        if images is not None and self.fusion != "cnn" and hasattr(self.backbone["vit"], "attention"):
             attention = self.backbone["vit"].attention(images)  # (2B, blocks, heads, h, w)
             maps["attention_reference"], maps["attention_distorted"] = attention.chunk(2)
         return score, maps
 
     def _fuse(self, features: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """`F = [V, DeformFusion(C)]` of references and distorted images, `(2B, C, h, w)`, and the offsets if any."""
+        if self.scale:
+            features = [self.scale * x for x in features]
+        cnn, *vit = [None, *features] if self.fusion == "vit" else features
+        if self.fusion == "cnn":
+            return self.deform_net(cnn, None), None
+        vit = on_grid(vit, vit[0].shape[-2:])  # (2B, C, h, w)
         if self.fusion == "vit":
-            return features[0], None
-        cnn, *vit = features
-        if self.fusion != "deform+concat":
-            return torch.cat([*vit, self.deform_net(cnn, None)], dim=1), None
-        offsets = self.deform_net.offsets(vit[0].chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
-        return torch.cat([*vit, self.deform_net(cnn, torch.cat([offsets, offsets]))], dim=1), offsets
+            return vit, None
+        if self.fusion == "concat":
+            return torch.cat([vit, self.deform_net(cnn, None)], dim=1), None
+        offsets = self.deform_net.offsets(vit.chunk(2)[0], cnn.shape[-2:])  # (B, 18, H / 4, W / 4)
+        return torch.cat([vit, self.deform_net(cnn, torch.cat([offsets, offsets]))], dim=1), offsets
 
 
 AUTHOR_KEYS = ((r"^resnet50\.", "backbone.cnn.net.model."), (r"^vit\.", "backbone.vit.net.model."))
