@@ -126,12 +126,18 @@ def maps_of_crops(model: nn.Module, size: int, *images: Tensor) -> tuple[list[Te
     Crops are `size` pixels a side and do not overlap. Returns the images, without what is left at the right and below;
     the output of each crop, `(1, 1, rows, columns)`; and the maps, `(1, C, rows * h, columns * w)`.
     """
-    rows, columns = (side // size for side in images[0].shape[1:])
-    images = [image[:, : rows * size, : columns * size] for image in images]
-    places = [(size * row, size * column) for row in range(rows) for column in range(columns)]
+    images = cut_to_multiples(size, *images)
+    rows, columns = (range(0, side, size) for side in images[0].shape[1:])
+    places = [(y, x) for y in rows for x in columns]
     crops = [torch.stack([image[:, y : y + size, x : x + size] for y, x in places]) for image in images]
     outputs, maps = model.eval()(*to_device(crops, device_of(model)), return_maps=True)
-    return images, _side_by_side(outputs, columns), {name: _side_by_side(x, columns) for name, x in maps.items()}
+    maps = {name: _side_by_side(values, len(columns)) for name, values in maps.items()}
+    return images, _side_by_side(outputs, len(columns)), maps
+
+
+def cut_to_multiples(size: int, *images: Tensor) -> list[Tensor]:
+    """Images `(3, H, W)` without what their sides have more than a multiple of `size`, at the right and below."""
+    return [image[:, : image.shape[1] // size * size, : image.shape[2] // size * size] for image in images]
 
 
 def _side_by_side(values: Tensor, columns: int) -> Tensor:

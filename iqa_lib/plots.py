@@ -271,7 +271,7 @@ def _looks(name: str, image: Array, maps: Named) -> list[_Panel]:
 
 
 def sampling(image: Array, offsets: Array, places: Sequence[tuple[float, float]]) -> Figure:
-    """Where a deformable 3x3 convolution samples: arrows from its nine taps, one panel a place (shares of the sides).
+    """Where a deformable 3x3 convolution samples: arrows from its nine taps, one detail a place (shares of the sides).
 
     `offsets` is `(18, h, w)`: (down, right) of each tap in turn, in positions of the map. Samples outside are zero.
     """
@@ -288,7 +288,8 @@ def sampling(image: Array, offsets: Array, places: Sequence[tuple[float, float]]
     for axis, (y, x, down, right) in zip(axes, arrows, strict=True):
         axis.quiver(x, y, right, down, angles="xy", scale_units="xy", scale=1, color="C1", width=0.008)
         axis.scatter(x, y, s=9, color="C0", zorder=3)
-        axis.set(xlim=(-0.5 * extent[1], 1.5 * extent[1]), ylim=(1.5 * extent[0], -0.5 * extent[0]))
+        reach = 1.2 * max(np.abs([y - y[4], x - x[4], y + down - y[4], x + right - x[4]]).max(), *extent / shape)
+        axis.set(xlim=(x[4] - reach, x[4] + reach), ylim=(y[4] + reach, y[4] - reach))
     return figure
 
 
