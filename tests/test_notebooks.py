@@ -1,6 +1,7 @@
 """Notebooks by the papers' own parameters, on data in the true layouts: one by papermill, as a user runs them, and the
 others cell by cell in this process, which costs no kernel."""
 
+import ast
 import json
 import zlib
 
@@ -133,3 +134,22 @@ def test_lpips_plus_is_tested_on_a_whole_data_set_without_training(tmp_path, tre
     assert not record["steps"]
     assert record["data"]["test"]["split"] == "all"
     assert record["metrics"]["srocc LPIPS+"] == record["metrics"]["srocc LPIPS+ layer 7"]
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted(path.stem for path in (runs.repo_root() / "notebooks").glob("0[2-6]*.ipynb"))
+)
+def test_what_a_table_needs_hangs_on_no_cell_that_only_draws(notebook):
+    """Cells tagged `figure` are left out of rows for a table: no other cell uses a name that only they define."""
+    drawn, made = set(), set()
+    for cell in nbformat.read(runs.repo_root() / f"notebooks/{notebook}.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            names = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name)]
+            stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            if "figure" in cell.metadata.get("tags", []):
+                drawn |= stored - made
+            else:
+                assert not ({node.id for node in names} - stored) & drawn, cell.source
+                made |= stored
+                drawn -= stored
+    assert drawn, "some cells only draw"

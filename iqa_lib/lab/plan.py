@@ -78,8 +78,12 @@ def priority(run: str, seed: int, scale: str) -> int:
 
 
 def draws_all(run: str, seed: int, scale: str) -> bool:
-    """Whether a run draws all figures of its notebook, and not only what its tables need: a full model's first."""
-    return seed == 0 and run in _full_models(scale)
+    """Whether a run draws all figures of its notebook, and not only what its tables need.
+
+    It does if it is a full model's first, or alone in its tables: without a full model beside it.
+    """
+    beside = {each for table in specifications().values() if "full" in table for each in wanted(table, scale)}
+    return seed == 0 and (run in _full_models(scale) or run not in beside)
 
 
 def command(run: str, scale: str) -> str:
