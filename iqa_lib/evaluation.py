@@ -119,6 +119,33 @@ def maps_of(model: nn.Module, *images: Tensor) -> tuple[float, dict[str, Tensor]
     return output.item(), maps
 
 
+@torch.inference_mode()
+def maps_of_crops(model: nn.Module, size: int, *images: Tensor) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
+    """The maps of whole images `(3, H, W)` by a model that takes crops: those of all its crops, side by side.
+
+    Crops are `size` pixels a side and do not overlap. Returns the images, without what is left at the right and below;
+    the output of each crop, `(1, 1, rows, columns)`; and the maps, `(1, C, rows * h, columns * w)`.
+    """
+    images = cut_to_multiples(size, *images)
+    rows, columns = (range(0, side, size) for side in images[0].shape[1:])
+    places = [(y, x) for y in rows for x in columns]
+    crops = [torch.stack([image[:, y : y + size, x : x + size] for y, x in places]) for image in images]
+    outputs, maps = model.eval()(*to_device(crops, device_of(model)), return_maps=True)
+    maps = {name: _side_by_side(values, len(columns)) for name, values in maps.items()}
+    return images, _side_by_side(outputs, len(columns)), maps
+
+
+def cut_to_multiples(size: int, *images: Tensor) -> list[Tensor]:
+    """Images `(3, H, W)` without what their sides have more than a multiple of `size`, at the right and below."""
+    return [image[:, : image.shape[1] // size * size, : image.shape[2] // size * size] for image in images]
+
+
+def _side_by_side(values: Tensor, columns: int) -> Tensor:
+    """Crops' numbers `(K,)` or maps `(K, C, h, w)`, in the order of reading, as one map `(1, C, rows * h, ...)`."""
+    crops = values.reshape(-1, columns, *(values.shape[1:] or (1, 1, 1)))  # (rows, columns, C, h, w)
+    return torch.cat([torch.cat([*row], dim=-1) for row in crops], dim=-2)[None]
+
+
 def disputed_images(dataset: IQADataset, table: pd.DataFrame) -> list[Tensor]:
     """Reference, A and B on which human scores and a metric's `table` disagree most: of triplets, the worst mistake."""
     if isinstance(dataset.records[0], Triplet):

@@ -42,7 +42,7 @@ ANSWERS = ["A closer", "B closer"]
 
 @dataclass(frozen=True)
 class _Panel:
-    """An image, a map, or, if both are given, the map over the image in grey; with a note below."""
+    """An image, a map, or, if both are given, the map over the image in grey; with an outline and a note below."""
 
     title: str
     image: Array | None = None
@@ -50,6 +50,7 @@ class _Panel:
     limits: tuple[float, float] | None = None  # of the colours; None: lowest and highest value under the colour bar
     unit: str = ""  # label of the colour bar
     note: str = ""
+    outline: Array | None = None  # a mask (H, W) of the whole panel
 
     def draw(self, axis: plt.Axes) -> None:
         options = {"cmap": "viridis"}
@@ -59,6 +60,11 @@ class _Panel:
             options = {"cmap": "magma", "alpha": 0.65, "extent": shown.get_extent()}
         if self.values is not None:
             axis.imshow(_array(self.values).reshape(self.values.shape[-2:]), **options)
+        if self.outline is not None and np.ptp(_array(self.outline)):
+            mask, (left, right, low, high) = np.pad(_array(self.outline), 1), axis.images[0].get_extent()
+            pixels = [(np.arange(n) - 0.5) / (n - 2) for n in mask.shape]
+            lines = left + pixels[1] * (right - left), high + pixels[0] * (low - high), mask
+            axis.contour(*lines, levels=[0.5], colors="w", linewidths=0.7)
 
 
 def _panels(rows: Sequence, title: str = "", *, width: float = 1.9, bars: str = "each") -> tuple[Figure, list]:
@@ -75,7 +81,7 @@ def _panels(rows: Sequence, title: str = "", *, width: float = 1.9, bars: str = 
     shapes = [_rgb(p.image).shape if p.values is None else p.values.shape[-2:] for p in panels.values()]
     tall = width * min(1.5, max(shape[0] / shape[1] for shape in shapes))
     texts = {place: (_fold(p.title, width), _fold(p.note, width)) for place, p in panels.items()}
-    above = 0.06 + 0.14 * max(len(heading.splitlines()) for heading, _ in texts.values())
+    above = 0.1 + 0.14 * max(len(heading.splitlines()) for heading, _ in texts.values())
     below = 0.06 + 0.14 * max(len(note.splitlines()) for _, note in texts.values())
     title = _fold(title, left[-1])
     top = 0.21 * len(title.splitlines()) + above + (above + tall + below) * np.arange(len(rows))
@@ -202,17 +208,25 @@ def _target(dataset: IQADataset) -> str:
     return f"{'' if dataset.label.higher_is_better else 'score from '}{dataset.label.name} (higher is better)"
 
 
-def images_and_maps(images: Named, maps: Mapping[str, tuple] = {}, columns: int = 3) -> Figure:
-    """Images by title, then maps by title: values, unit and direction, and the values at the ends of the colours."""
+def images_and_maps(
+    images: Named, maps: Mapping[str, tuple] = {}, columns: int = 3, *, outline: Array | None = None, bars: str = "each"
+) -> Figure:
+    """Images by title, then maps by title: values, unit and direction, and the values at the ends of the colours.
+
+    Maps that fill their rows start one. `outline` is a mask `(H, W)`, whose edge is drawn on every map; for
+    `bars="figure"` all maps have one colour bar.
+    """
     shown = [_Panel(name, image) for name, image in images.items()]
-    shown += [_Panel(name, None, values, ends, unit) for name, (values, unit, ends) in maps.items()]
-    return _panels([shown[i : i + columns] for i in range(0, len(shown), columns)], width=2.6)[0]
+    others = [_Panel(name, None, values, ends, unit, "", outline) for name, (values, unit, ends) in maps.items()]
+    parts = [shown, others] if len(others) % columns == 0 else [shown + others]
+    rows = [part[i : i + columns] for part in parts for i in range(0, len(part), columns)]
+    return _panels(rows, width=7.8 / columns, bars=bars)[0]
 
 
-def maps_beside(images: Named, maps: Named, title: str, *, limits: tuple[float, float] | None = None) -> Figure:
-    """Images and maps `(1, 1, h, w)` by name, in one row; `limits` of the colours, None for each map's own."""
+def maps_beside(images: Named, maps: Named, title: str) -> Figure:
+    """Images and maps `(1, 1, h, w)` by name, in one row, each map in its own colours."""
     shown = [_Panel(name, image) for name, image in images.items()]
-    shown += [_Panel(f"{name}\n{m.shape[-2]} x {m.shape[-1]}", None, m, limits) for name, m in maps.items()]
+    shown += [_Panel(f"{name}\n{m.shape[-2]} x {m.shape[-1]}", None, m) for name, m in maps.items()]
     return _panels([shown], title, width=1.5)[0]
 
 
@@ -239,58 +253,11 @@ def _similarity(maps: Sequence[Array]) -> tuple[float, float]:
     return max(0.0, min(float(np.quantile(_array(values), 0.01)) for values in maps)), 1.0
 
 
-def gates(images: Sequence[Array], maps: Named) -> Figure:
-    """PRFNet's gates `gate_w<scale>` `(1, 1, h, w)` over A and over B; the colours of each scale span 0.1 at least."""
-    rows = [[_Panel(f"image {label}", image)] for label, image in zip("AB", images[1:], strict=True)]
-    for key in sorted((key for key in maps if key.startswith("gate_w")), reverse=True):
-        gate, scale = _array(maps[key]), int(key[-1])
-        wider = max(0.0, 0.1 - np.ptp(gate)) / 2
-        title, limits = f"$w_{scale}$: scale {scale} gates scale {scale - 1}", (gate.min() - wider, gate.max() + wider)
-        for row, image in zip(rows, images[1:], strict=True):
-            row.append(_Panel(title, image, gate, limits, "gate (0 = closed, 1 = open)"))
-    return _panels(rows, bars="column")[0]
-
-
-def differences(images: Sequence[Array], maps: Named, name: str = "difference", symbol: str = "d") -> Figure:
-    """Mean magnitude over channels of `<name>_[ab]_<scale>` `(1, C, h, w)`; A and B share the colours of a scale."""
-    rows = [[_Panel(f"image {label}", image)] for label, image in zip("AB", images[1:], strict=True)]
-    for scale in (key.removeprefix(f"{name}_a_") for key in maps if key.startswith(f"{name}_a_")):
-        means = [abs(_array(maps[f"{name}_{side}_{scale}"])[0]).mean(axis=0) for side in "ab"]
-        for row, side, mean in zip(rows, "AB", means, strict=True):
-            title, limits = f"$|{symbol}_{side}|$ scale {scale}", (0.0, max(map(np.max, means)))
-            row.append(_Panel(title, None, mean, limits, "mean over channels"))
-    return _panels(rows, bars="column")[0]
-
-
-def attention(images: Sequence[Array], maps: Named) -> Figure:
-    """Where each head of IQA-TMFM looks: `attention_<scale>` `(1, heads, h, w)`, one row a scale, over A and over B."""
-    rows = []
-    for key, label, image in zip((k for k in maps if k.startswith("attention_")), "AB", images[1:], strict=False):
-        heads = {f"scale {key.rpartition('_')[2]}, head {i}": m for i, m in enumerate(maps[key][0], start=1)}
-        rows.append(_looks(f"image {label}", image, heads))
-    return _panels(rows, "attention to each position", bars="figure")[0]
-
-
 def block_attention(images: Sequence[Array], attention: Sequence[Array], names: Sequence[str]) -> Figure:
     """Where a ViT's class token looks, mean over heads: `(blocks, heads, h, w)` for each image, one row an image."""
     means = [{f"block {i}": heads.mean(0) for i, heads in enumerate(_array(blocks))} for blocks in attention]
     rows = [_looks(name, image, maps) for name, image, maps in zip(names, images, means, strict=True)]
     return _panels(rows, "attention of the class token, mean over heads", bars="figure")[0]
-
-
-def query_attention(image: Array, maps: Named, places: Sequence[tuple], name: str, title: str) -> Figure:
-    """Where places (stars; shares of height and width) look: `<name><scale>` `(1, heads, h, w, h, w)`, query first."""
-    found = {f"scale {int(key.removeprefix(name)) + 1}": m[0] for key, m in maps.items() if key.startswith(name)}
-    shape = np.array(next(iter(found.values())).shape[1:3])
-    queries = [(np.array(place) * shape).astype(int) for place in places]
-    means = [{key: _array(heads[:, y, x]).mean(0) for key, heads in found.items()} for y, x in queries]
-    rows = [_looks(f"query at row {y}, column {x}", image, m) for (y, x), m in zip(queries, means, strict=True)]
-    figure, axes = _panels(rows, title, bars="figure")
-    for row, query in zip(axes, queries, strict=True):
-        y, x = (query + 0.5) * _rgb(image).shape[:2] / shape - 0.5
-        for axis in row:
-            axis.plot(x, y, "*", color="#00e5ff", markeredgecolor="k", markersize=9)
-    return figure
 
 
 def _looks(name: str, image: Array, maps: Named) -> list[_Panel]:
@@ -303,18 +270,8 @@ def _looks(name: str, image: Array, maps: Named) -> list[_Panel]:
     return row
 
 
-def weighted_scores(images: Sequence[Array], maps: Named) -> Figure:
-    """AHIQ's maps `score` f and `weight` w, `(1, 1, h, w)`, and what each position adds to the score, f w / sum(w)."""
-    score, weight = _array(maps["score"]), _array(maps["weight"])
-    share, mean = score * weight / weight.sum(), weight.mean()
-    f = _Panel("score map f", None, score, unit="f (higher is better)")
-    w = _Panel(f"weight map w, mean {mean:.3f}", None, weight / mean, UNIFORM, "w / mean (1 = uniform)")
-    product = _Panel(f"f w / sum(w), sum {share.sum():.3f}", None, share, unit="added to the score")
-    return _panels([[*_pair(images), f, w, product]])[0]
-
-
 def sampling(image: Array, offsets: Array, places: Sequence[tuple[float, float]]) -> Figure:
-    """Where a deformable 3x3 convolution samples: arrows from its nine taps, one panel a place (shares of the sides).
+    """Where a deformable 3x3 convolution samples: arrows from its nine taps, one detail a place (shares of the sides).
 
     `offsets` is `(18, h, w)`: (down, right) of each tap in turn, in positions of the map. Samples outside are zero.
     """
@@ -331,17 +288,9 @@ def sampling(image: Array, offsets: Array, places: Sequence[tuple[float, float]]
     for axis, (y, x, down, right) in zip(axes, arrows, strict=True):
         axis.quiver(x, y, right, down, angles="xy", scale_units="xy", scale=1, color="C1", width=0.008)
         axis.scatter(x, y, s=9, color="C0", zorder=3)
-        axis.set(xlim=(-0.5 * extent[1], 1.5 * extent[1]), ylim=(1.5 * extent[0], -0.5 * extent[0]))
+        reach = 1.2 * max(np.abs([y - y[4], x - x[4], y + down - y[4], x + right - x[4]]).max(), *extent / shape)
+        axis.set(xlim=(x[4] - reach, x[4] + reach), ylim=(y[4] + reach, y[4] - reach))
     return figure
-
-
-def branch_maps(images: Sequence[Array], maps: Named, branches: Sequence[str]) -> Figure:
-    """FR+NR's pooled maps `<branch>_1..4` `(1, 1, h, w)`: one row a branch, one column a scale, fine to coarse."""
-    rows = [_pair(images)]
-    for branch in branches:
-        title = f"{branch.upper()} {'activation' if branch == 'nr' else 'difference'}, scale"
-        rows.append([_Panel(f"{title} {i}", None, maps[f"{branch}_{i}"]) for i in range(1, 5)])
-    return _panels(rows)[0]
 
 
 def training(steps: Mapping[str, Fit], smooth: int = 15) -> Figure:

@@ -25,6 +25,7 @@ from iqa_lib.evaluation import (
     baseline_scores,
     crop_outputs,
     look,
+    maps_of_crops,
     mean_outputs,
     predict,
     predict_baseline,
@@ -225,6 +226,35 @@ def test_look_gives_a_pairs_score(pairs, as_crops):
 
 
 # --- Outputs of crops, and what is made of them
+
+
+def test_the_maps_of_crops_are_those_of_each_crop_side_by_side(prfnet):
+    images = [torch.rand(3, 70, 100, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    cut, outputs, maps = maps_of_crops(prfnet, 32, *images)
+    assert outputs.shape == (1, 1, 2, 3)
+    assert maps["difference_a_1"].shape[2:] == (2 * 8, 3 * 8)
+    for image, whole in zip(cut, images, strict=True):
+        assert torch.equal(image, whole[:, :64, :96])
+    for row, column in ((0, 0), (0, 2), (1, 1)):
+        crop = [image[None, :, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32] for image in images]
+        with torch.inference_mode():
+            output, of_crop = prfnet(*crop, return_maps=True)
+        assert outputs[0, 0, row, column] == pytest.approx(output.item(), abs=1e-5)
+        for name, values in of_crop.items():
+            height, width = values.shape[2:]
+            part = maps[name][..., row * height : (row + 1) * height, column * width : (column + 1) * width]
+            torch.testing.assert_close(part, values, atol=1e-5, rtol=1e-4)
+
+
+def test_each_crops_number_is_a_place_of_a_map():
+    """As IQA-TMFM's logits of a scale are."""
+    model = Difference()
+    images = torch.rand(2, 3, 8, 12)
+    _, outputs, maps = maps_of_crops(model.eval(), 4, *images)
+    assert outputs.shape == (1, 1, 2, 3)
+    assert torch.equal(maps["reference"], images[:1])
+    brightness = images.unflatten(3, (3, 4)).unflatten(2, (2, 4)).mean((1, 3, 5))
+    torch.testing.assert_close(outputs[0, 0], 300 * (brightness[1] - brightness[0]), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("max_batch", [1, 3, 100])

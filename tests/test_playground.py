@@ -118,10 +118,34 @@ def test_spatial_maps_are_those_with_a_place(ground):
         "frp_vector": torch.rand(1, 9),
     }
     found = dict(playground.spatial(maps, most=9))
-    assert [tuple(values.shape) for values, _, _ in found.values()] == [(4, 6), (4, 6), (2, 3), (2, 3)]
+    assert list(found) == [
+        "quality f of each place",
+        "attention w: what counts",
+        "attention reference",
+        "cross attention 0",
+    ]
+    assert [tuple(values.shape[-2:]) for values, _, _ in found.values()] == [(4, 6), (4, 6), (2, 3), (2, 3)]
+    assert [ends for _, _, ends in found.values()] == [(0, 1), (0, 2), (0, 2), (0, 2)]
     assert found["attention reference"][0].mean() == pytest.approx(1)
     looks = maps["cross_attention_0"][0].mean(dim=(0, 1, 2))
     assert torch.allclose(found["cross attention 0"][0], looks / looks.mean())
+
+
+def test_the_finest_masks_are_shown_first_and_from_0_to_1():
+    masks = {f"mask_{i}": torch.rand(1, 1, 16 >> i, 16 >> i) for i in (3, 2, 1, 0)}
+    found = dict(playground.spatial(masks))
+    assert list(found) == ["mask 0", "mask 1", "mask 2"]
+    assert {ends for _, _, ends in found.values()} == {(0, 1)}
+
+
+def test_where_a_distortion_is_local_titles_give_means_inside_and_outside(ground):
+    figure, _ = ground.pair("coffee", ("color block", 5))
+    (difference,) = (axis for axis in figure.axes if axis.get_title().startswith("difference"))
+    assert difference.get_title().endswith(" inside, 0.00 outside")
+    assert difference.collections
+    figure, _ = ground.pair("coffee", JPEG)
+    titled = [axis for axis in figure.axes if axis.get_title()]
+    assert not [axis for axis in titled if "inside" in axis.get_title() or axis.collections]
 
 
 def test_moving_a_slider_changes_image_and_board(ground):

@@ -96,45 +96,11 @@ FIGURES = {
         (IMAGES[0], NAMED, {"SSIM": {name: list(MAPS.values()) for name in NAMED}}, "similarity"),
         ["reference", "A", "B", f"A\nSSIM 1: mean {MAPS['fine'].mean():.4f}"],
     ),
-    "gates": (
-        (IMAGES, {"gate_w2": draw(1, 1, 6, 8), "gate_w3": draw(1, 1, 3, 4)}),
-        ["image A", "image B", "$w_3$: scale 3 gates scale 2", "gate (0 = closed, 1 = open)"],
-    ),
-    "differences": (
-        (IMAGES, {f"residual_{side}_2x": draw(1, 5, 6, 8) for side in "ab"}, "residual", "r"),
-        ["image A", "$|r_A|$ scale 2x", "$|r_B|$ scale 2x", "mean over channels"],
-    ),
-    "attention": (
-        (IMAGES, {f"attention_{scale}": draw(1, 2, 6, 8) for scale in ("2x", "3x")}),
-        ["image A", "image B", "scale 2x, head 1", "scale 3x, head 2", "attention / mean (1 = uniform)"],
-    ),
     "block_attention": (
         (IMAGES[:2], [draw(3, 2, 6, 8), draw(3, 2, 6, 8)], ["reference", "distorted"]),
         ["reference", "distorted", "block 0", "block 2", "attention / mean (1 = uniform)"],
     ),
-    "query_attention": (
-        (IMAGES[0], {f"self_{i}": draw(1, 2, 3, 4, 3, 4) for i in (1, 0)}, PLACES, "self_", "self-attention"),
-        ["self-attention", "query at row 0, column 2", "query at row 2, column 3", "scale 2", "scale 1"],
-    ),
-    "weighted_scores": (
-        (IMAGES[:2], {"score": draw(1, 1, 3, 4), "weight": np.full((1, 1, 3, 4), 0.5)}),
-        [
-            "score map f",
-            "f (higher is better)",
-            "weight map w, mean 0.500",
-            "w / mean (1 = uniform)",
-            "added to the score",
-        ],
-    ),
     "sampling": ((IMAGES[0], np.zeros((18, 3, 4)), PLACES), ["row 0, column 2 of 3 x 4\n3 of 9 taps look outside"]),
-    "branch_maps": (
-        (
-            IMAGES[:2],
-            {f"{branch}_{i}": draw(1, 1, 3, 4) for branch in ("frp", "nr") for i in range(1, 5)},
-            ["frp", "nr"],
-        ),
-        ["reference", "distorted", "FRP difference, scale 1", "NR activation, scale 4"],
-    ),
     "training": (({"stage 1": SimpleNamespace(history=HISTORY)},), ["stage 1", "step", "loss (lower is better)"]),
     "metrics": ((ESTIMATES, "accuracy", "accuracy (higher is better)", 0.5), ["accuracy", "one", " chance", "0.600"]),
     "semantic_layers": ((ESTIMATES, ESTIMATES["one"], "LPIPS+"), ["SROCC (higher is better)", " plain LPIPS: 0.600"]),
@@ -220,10 +186,8 @@ def over(figure):
     return [axis for axis in figure.axes if len(axis.images) == 2]
 
 
-@pytest.mark.parametrize("name", ["gates", "attention", "block_attention", "query_attention"])
-def test_a_map_lies_exactly_over_its_grey_image(name):
-    arguments, _ = FIGURES[name]
-    drawn = over(getattr(plots, name)(*arguments))
+def test_attention_lies_exactly_over_its_grey_image_in_units_of_its_mean():
+    drawn = over(plots.block_attention(*FIGURES["block_attention"][0]))
     assert drawn
     for axis in drawn:
         grey, values = axis.images
@@ -231,41 +195,44 @@ def test_a_map_lies_exactly_over_its_grey_image(name):
         assert values.get_array().shape != (12, 16)
         assert tuple(values.get_extent()) == tuple(grey.get_extent()) == (-0.5, 15.5, 11.5, -0.5)
         assert values.get_alpha() == 0.65
-
-
-@pytest.mark.parametrize("name", ["attention", "block_attention", "query_attention"])
-def test_attention_has_the_colours_of_0_to_2_times_its_mean(name):
-    arguments, _ = FIGURES[name]
-    for axis in over(getattr(plots, name)(*arguments)):
-        assert axis.images[1].get_clim() == (0, 2)
-        assert axis.images[1].get_array().mean() == pytest.approx(1)
+        assert values.get_clim() == (0, 2)
+        assert values.get_array().mean() == pytest.approx(1)
 
 
 def test_the_peak_of_attention_beyond_the_colours_is_in_the_title():
-    flat = np.ones((1, 1, 2, 4), np.float32)
-    peaked = flat * np.array([1, 1, 1, 13])
-    figure = plots.attention(IMAGES, {"attention_2x": flat, "attention_3x": peaked})
-    assert {"scale 2x, head 1", "scale 3x, head 1, peak 3.2"} <= texts(figure)
+    peaked = np.ones((1, 1, 2, 4), np.float32) * np.array([1, 1, 1, 13])
+    figure = plots.block_attention(IMAGES[:1], [np.concatenate([np.ones((1, 1, 2, 4)), peaked])], ["reference"])
+    assert {"block 0", "block 1, peak 3.2"} <= texts(figure)
 
 
-def test_flat_weights_look_flat():
-    figure = plots.weighted_scores(*FIGURES["weighted_scores"][0])
-    (weights,) = (axis.images[0] for axis in figure.axes if axis.get_title().startswith("weight"))
-    assert weights.get_clim() == (0, 2)
-    np.testing.assert_allclose(weights.get_array(), 1)
+def maps_of(count):
+    return {f"map {number}": (draw(1, 1, 6, 8), "", (0.0, 1.0)) for number in range(count)}
 
 
-def test_gates_span_a_tenth_at_least_and_are_the_same_over_a_and_b():
-    flat, wide = np.full((1, 1, 2, 2), 0.5), np.array([0.1, 0.9, 0.2, 0.3]).reshape(1, 1, 2, 2)
-    drawn = [axis.images[1] for axis in over(plots.gates(IMAGES, {"gate_w2": flat, "gate_w3": wide}))]
-    assert [image.get_clim() for image in drawn] == [pytest.approx(c) for c in [(0.1, 0.9), (0.45, 0.55)] * 2]
+@pytest.mark.parametrize(("maps", "rows"), [(3, [2, 3]), (6, [2, 3, 3]), (4, [3, 3]), (1, [3])])
+def test_maps_that_fill_their_rows_start_one(maps, rows):
+    figure = plots.images_and_maps({"reference": IMAGES[0], "distorted": IMAGES[1]}, maps_of(maps))
+    heights = [round(axis.get_position().y0, 3) for axis in figure.axes if axis.get_title()]
+    assert [heights.count(height) for height in sorted(set(heights), reverse=True)] == rows
 
 
-def test_differences_of_a_and_b_share_colours_from_0():
-    maps = {"difference_a_1": -np.ones((1, 2, 3, 3)), "difference_b_1": np.full((1, 2, 3, 3), 4.0)}
-    a, b = (axis for axis in plots.differences(IMAGES, maps).axes if "scale" in axis.get_title())
-    assert a.images[0].get_clim() == b.images[0].get_clim() == (0, 4)
-    assert (a.images[0].get_array() == 1).all()
+def test_an_outline_lies_around_what_was_distorted_on_a_map_of_any_grid():
+    mask = np.zeros((12, 16), bool)
+    mask[4:8, 8:16] = True  # the middle third of the rows, the right half
+    figure = plots.images_and_maps({"reference": IMAGES[0]}, maps_of(2), outline=mask)
+    image, *maps = (axis for axis in figure.axes if axis.get_title())
+    assert not image.collections
+    for axis in maps:
+        (path,) = axis.collections[0].get_paths()
+        np.testing.assert_allclose(path.vertices.min(0), (3.5, 1.5), atol=0.3)
+        np.testing.assert_allclose(path.vertices.max(0), (7.5, 3.5), atol=0.3)
+    nothing = plots.images_and_maps({}, maps_of(1), outline=np.zeros((12, 16), bool))
+    assert not nothing.axes[0].collections
+
+
+def test_one_colour_bar_for_all_maps():
+    figure = plots.images_and_maps({}, maps_of(4), bars="figure")
+    assert len([axis for axis in figure.axes if not axis.get_title()]) == 1
 
 
 def test_similarity_maps_share_colours_up_to_1():
@@ -282,7 +249,8 @@ def test_similarity_maps_share_colours_up_to_1():
     ("low", "high", "extend"), [(0, 1, "neither"), (0.5, 1, "min"), (0, 0.5, "max"), (0.4, 0.5, "both")]
 )
 def test_a_colour_bar_shows_where_values_lie_outside_of_it(low, high, extend):
-    figure = plots.maps_beside({}, {"map": np.linspace(0, 1, 6).reshape(1, 1, 2, 3)}, "map", limits=(low, high))
+    values = np.linspace(0, 1, 6).reshape(1, 1, 2, 3)
+    figure = plots.images_and_maps({}, {"map": (values, "", (low, high))})
     assert figure.axes[0].images[0].get_clim() == (low, high)
     assert figure.axes[0].images[0].colorbar.extend == extend
 
@@ -295,12 +263,6 @@ def test_arrows_lead_from_taps_to_samples():
     arrows = axis.collections[0]
     np.testing.assert_allclose(arrows.XY[4], (6, 6))
     assert (arrows.U[4], arrows.V[4]) == (-8, 4)
-
-
-def test_stars_stand_in_the_middle_of_the_query():
-    figure = plots.query_attention(*FIGURES["query_attention"][0])
-    stars = [tuple(np.ravel(axis.lines[0].get_data())) for axis in figure.axes if axis.lines]
-    assert stars == [(9.5, 1.5)] * 3 + [(13.5, 9.5)] * 3
 
 
 def test_records_are_drawn_as_what_they_are():

@@ -3,16 +3,18 @@
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import dedent
 
 import pandas as pd
-from IPython.display import Markdown
+import torch
+from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from iqa_lib import baselines, evaluation, plots, training
-from iqa_lib.data.base import IQADataset
+from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import crops_of_test
 from iqa_lib.lab.runs import Run
@@ -22,6 +24,7 @@ from iqa_lib.views import Crops, FixedFeatures, Vectors, View, WithScores
 
 MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
 TESTED = ("test", "cross")
+LOCAL = ("color block", "non-eccentricity patch")
 
 
 def code(*functions: Callable) -> Markdown:
@@ -117,6 +120,98 @@ def _whole_smoke(run: Run) -> bool:
 def at_share(dataset: IQADataset, share: float) -> int:
     """The record below which this share of the labels lies: near 0 a bad one, near 1 a good one."""
     return int(dataset.targets.argsort()[int(share * len(dataset))])
+
+
+def local(dataset: IQADataset) -> int:
+    """A record that shows best whether a map follows the distortion: of one of KADID-10k's `LOCAL` types.
+
+    Many places are touched, and the others differ little, of triplets in either image. Of data sets without these types
+    it is `at_share(dataset, 1/6)`.
+    """
+    kinds = [{value for key, value in vars(record).items() if key.startswith("kind")} for record in dataset.records]
+    found = ([i for i, of_record in enumerate(kinds) if kind in of_record] for kind in LOCAL)
+    chosen = next(filter(None, found), [at_share(dataset, 1 / 6)])
+    return max(chosen, key=lambda index: _quietness(*dataset[index][:-1]))
+
+
+def _quietness(reference: Tensor, *distorted: Tensor) -> float:
+    """The share of places that were touched, less the images' root mean squared difference elsewhere."""
+    mask = touched(reference, *distorted)
+    elsewhere = torch.stack([image - reference for image in distorted])[..., ~mask]  # (images, 3, places)
+    return (mask.float().mean() - elsewhere.square().mean((1, 2)).sqrt().mean()).item()
+
+
+def touched(reference: Tensor, *distorted: Tensor) -> Tensor:
+    """Where an image was distorted, `(H, W)` bool: by more than 2 % of the range, in the mean over channels.
+
+    Images are `(3, H, W)` in [0, 1]. What only the stretch to the full range changed, with which KADID-10k begins, does
+    not count. Of several distorted images it is `most_local`.
+    """
+    low, high = reference.aminmax()
+    sources = torch.stack([reference, (reference - low) / (high - low)])
+    image = distorted[0] if len(distorted) == 1 else most_local(reference, *distorted)
+    return (image - sources).abs().mean(1).amin(0) > 0.02
+
+
+def most_local(reference: Tensor, *distorted: Tensor) -> Tensor:
+    """The image that was touched in the fewest places, but in some."""
+    return min(distorted, key=lambda image: touched(reference, image).float().mean().item() or 1.0)
+
+
+def outline(*images: Tensor) -> Tensor | None:
+    """What was `touched`, to be outlined on a map; None where it is all over the image, a quarter or more."""
+    mask = touched(*images)
+    return mask if mask.float().mean() < 0.25 else None
+
+
+def inside_outside(images: Sequence[Tensor], maps: Mapping[str, Tensor]) -> pd.DataFrame:
+    """The mean of each map `(..., h, w)` at places that were distorted and at all others, and their ratio.
+
+    `images` are a record's, and `touched` says which places these are: one of a map is if any of its pixels is.
+    """
+    mask, rows = touched(*images), {}
+    for name, values in maps.items():
+        mean, inside = _one_channel(values).cpu(), on_grid_of(values, mask)
+        rows[name] = {"inside": mean[inside].mean().item(), "outside": mean[~inside].mean().item()}
+    table = pd.DataFrame(rows).T.rename_axis("mean of the map")
+    return table.assign(ratio=table.inside / table.outside).round(3)
+
+
+def _one_channel(values: Tensor) -> Tensor:
+    """The mean of a map `(..., h, w)` over all but its places, `(h, w)`."""
+    return values.detach().float().reshape(-1, *values.shape[-2:]).mean(0)
+
+
+def on_grid_of(values: Tensor, mask: Tensor) -> Tensor:
+    """A mask `(H, W)` on the grid of a map `(..., h, w)`: true where any of its pixels is."""
+    return F.adaptive_max_pool2d(mask[None].float(), values.shape[-2:])[0] > 0
+
+
+def relative(values: Tensor, to: Tensor | None = None) -> tuple[Tensor, str, tuple[float, float]]:
+    """A map's magnitude, mean over channels, in units of its mean or of that of `to`, for `plots.images_and_maps`.
+
+    The colours are fixed, so that a flat map looks flat.
+    """
+    mean = _one_channel(values.abs())
+    return mean / (mean if to is None else to.float().abs()).mean(), "of its mean (1 = flat)", plots.UNIFORM
+
+
+def titles(record: Pair | Triplet) -> list[str]:
+    """A title for each image of a record."""
+    distorted = [f"A: {record.kind_a}", f"B: {record.kind_b}"] if isinstance(record, Triplet) else [record.kind]
+    return [f"reference {record.reference_id}", *(name.strip(": ") or "distorted" for name in distorted)]
+
+
+def show_maps(
+    run: Run, name: str, images: Mapping[str, Tensor], maps: Mapping[str, tuple], columns: int = 3
+) -> pd.DataFrame:
+    """Show and save a record's images and maps by title, with their `outline`, and give the maps' `inside_outside`.
+
+    Maps are as `plots.images_and_maps` takes them.
+    """
+    given = [*images.values()]
+    display(run.save_figure(plots.images_and_maps(images, maps, columns, outline=outline(*given)), name))
+    return inside_outside(given, {title: values for title, (values, *_) in maps.items()})
 
 
 def examples(run: Run, dataset: IQADataset) -> Figure:

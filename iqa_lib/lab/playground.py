@@ -29,17 +29,17 @@ from iqa_lib.devices import device_of, to_device
 from iqa_lib.evaluation import worst_mistakes
 from iqa_lib.images import decoding, from_pil
 from iqa_lib.lab import records, scoring
+from iqa_lib.lab.notebook import inside_outside, outline, relative
 from iqa_lib.models import AHIQ, CFANet
 
 # Figures leave reference cycles; this spares their collection half a second spent on all that is imported.
 gc.freeze()
 
 KINDS = {kind.name: kind.number for kind in DISTORTIONS}
-MAPS = {
-    "score": ("quality f of each place", "score (higher is better)"),
-    "weight": ("attention w: what counts", "w, in units of its mean"),
-}
-"""Titles and units of maps whose names do not say enough; see the network's docstring."""
+TITLES = {"score": "quality f of each place", "weight": "attention w: what counts"}
+"""Of maps whose names do not say enough; see the network's docstring."""
+UNITS = {"score": "0: worst label, 1: best", "mask": "0: nothing passes, 1: all", "gate": "0: closed, 1: open"}
+"""Of maps with values in [0, 1], by the start of their names; others are in units of their mean."""
 
 Setting = tuple[str, int]
 """A type of distortion by its name, and its level: 0 (none) to 5."""
@@ -95,8 +95,11 @@ class Playground:
         return self.network.extract(*self._tensors(self.images[reference]))
 
     @torch.inference_mode()
-    def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict]:
-        """Every score of a distorted image, the network's last, and its maps as `plots.images_and_maps` takes them."""
+    def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict, Tensor | None]:
+        """Every score of a distorted image, the network's last; its maps as `plots.images_and_maps` takes them.
+
+        Where the distortion is local, titles give each map's mean inside and outside of it, and its outline is last.
+        """
         pixels = self.images[reference], self.distorted(reference, setting)
         given = images = self._tensors(*pixels)
         if _looks_at_features(self.network):
@@ -108,7 +111,12 @@ class Playground:
             "similarity, MS-SSIM's finest scale": (ms_ssim_maps(*images)[0][0, 0], "1 = identical", (0.0, 1.0)),
         }
         scores = {metric.name: float(metric.score(*pixels)) for metric in self.metrics}
-        return scores | {self._name: score.item()}, named | dict(spatial(maps))
+        named, (original, image) = named | dict(spatial(maps)), (x[0].float().cpu() for x in images)
+        if (edge := outline(original, image)) is not None and edge.any():
+            means = inside_outside([original, image], {title: values for title, (values, *_) in named.items()})
+            notes = [f"\n{line.inside:.2f} inside, {line.outside:.2f} outside" for line in means.itertuples()]
+            named = dict(zip(map(str.__add__, named, notes), named.values(), strict=True))
+        return scores | {self._name: score.item()}, named, edge
 
     def _judges(self) -> dict[str, object]:
         """Whatever gives a score and has a direction, by name."""
@@ -118,10 +126,10 @@ class Playground:
 
     def pair(self, reference: str, setting: Setting) -> tuple[Figure, pd.DataFrame]:
         """A distorted image with its quality and attention maps, and the score board of all metrics."""
-        scores, maps = self._seen(reference, setting)
+        scores, maps, edge = self._seen(reference, setting)
         images = self.images[reference], self.distorted(reference, setting)
         titles = f"reference: {reference}", "distorted: " * bool(setting[1]) + _named(setting)
-        figure = plots.images_and_maps(dict(zip(titles, images, strict=True)), maps)
+        figure = plots.images_and_maps(dict(zip(titles, images, strict=True)), maps, outline=edge)
         bounds = [f"{metric.low:g} to {metric.high:g}" for metric in self.metrics] + ["no bounds"]
         better = ["higher" if judge.higher_is_better else "lower" for judge in self._judges().values()]
         board = pd.DataFrame({"metric": list(scores), "score": scores.values(), "better": better, "range": bounds})
@@ -174,21 +182,16 @@ class Playground:
 
 
 def spatial(maps: Mapping[str, Tensor], most: int = 3) -> list[tuple[str, tuple]]:
-    """Those of a network's maps that have one value a place, as `plots.images_and_maps` takes them.
+    """Those of a network's maps that have one value a place, the finest first, as `plots.images_and_maps` takes them.
 
-    These are maps of one channel, and attention averaged over heads (and blocks and queries) in units of its mean:
-    1 = uniform. Others, such as offsets and vectors, are left out.
+    These are maps of one channel, and attention averaged over heads (and blocks and queries), in fixed colours: 0 to 1,
+    or 0 to 2 times the mean. Others, such as offsets and vectors, are left out.
     """
-    found = []
-    for name, tensor in maps.items():
-        title, unit = MAPS.get(name, (name.replace("_", " "), "the network's unit"))
-        if tensor.ndim == 4 and tensor.shape[1] == 1 and name != "weight":
-            ends = tensor.float().quantile(torch.tensor((0.02, 0.98), device=tensor.device)).tolist()
-            found.append((title, (tensor[0, 0], unit, tuple(ends))))
-        elif name == "weight" or "attention" in name:
-            look = tensor[0].flatten(0, -3).mean(0)  # (h, w)
-            found.append((title, (look / look.mean(), MAPS["weight"][1], (0.0, 2.0))))
-    return found[:most]
+    found = {name: x for name, x in maps.items() if "attention" in name or (x.ndim == 4 and x.shape[1] == 1)}
+    finest = sorted(found, key=lambda name: -found[name].shape[-2] * found[name].shape[-1])[:most]
+    units = {name: UNITS.get(name.partition("_")[0]) for name in finest}
+    shown = {name: (found[name], units[name], (0.0, 1.0)) if units[name] else relative(found[name]) for name in finest}
+    return [(TITLES.get(name, name.replace("_", " ")), triple) for name, triple in shown.items()]
 
 
 def run_tables(folder: Path | str, mistakes: int = 5) -> tuple[pd.DataFrame, pd.DataFrame]:
