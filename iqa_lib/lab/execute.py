@@ -38,8 +38,9 @@ def execute(notebook: str, output: Path | str, parameters: Mapping[str, object],
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     source = repo_root() / "notebooks" / f"{notebook}.ipynb"
     options = {"parameters": dict(parameters), "cwd": str(repo_root()), "progress_bar": False}
-    left_out = {"skip_cells_with_tag": FIGURE} if table_only else {}
-    papermill.execute_notebook(str(source), str(output), **options, **left_out)
+    options |= {"skip_cells_with_tag": FIGURE} if table_only else {}
+    options |= {"kernel_manager_class": _warm_kernels()} if warm.SOCKET in os.environ else {}
+    papermill.execute_notebook(str(source), str(output), **options)
 
 
 def _warm_kernels() -> type:
