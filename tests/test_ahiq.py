@@ -676,13 +676,26 @@ def test_kept_features_give_the_same_predictions(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(predict(net, features, max_batch=3), expected, rtol=0, atol=1e-5)
 
 
+def folders_of_maps(tmp_path):
+    return sum(path.is_dir() for path in (tmp_path / "cache" / "features").glob("*/*"))
+
+
+def test_without_a_vit_the_kept_maps_are_those_of_the_plain_backbone(tmp_path, monkeypatch):
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    crops, plain = Crops(image_set(tmp_path, [(64, 64)], pairs=True), "corners", 32), nn.Module()
+    plain.backbone = plain.extract = Backbone(PACKAGED, taps=(1, 2, 3), weights="packaged", frozen=True)
+    kept = [FixedFeatures(crops, model).all(0) for model in (without_vit(), plain)]
+    assert folders_of_maps(tmp_path) == 3
+    torch.testing.assert_close(kept[0], kept[1], rtol=0, atol=0)
+
+
 def test_models_share_the_kept_features_of_a_backbone(tmp_path, monkeypatch):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
     crops = Crops(image_set(tmp_path, [(64, 64)], pairs=True), "corners", 32)
     kept = [
         FixedFeatures(crops, ahiq(width=1 / 16, **options)) for options in ({}, {"cnn": "packaged"}, {"fusion": "vit"})
     ]
-    assert len(list((tmp_path / "cache" / "features").iterdir())) == 3  # a ViT and two CNNs
+    assert folders_of_maps(tmp_path) == 3  # a ViT and two CNNs
     for features in kept[1:]:
         torch.testing.assert_close(features.all(0)[1][-1], kept[0].all(0)[1][-1], rtol=0, atol=0)
 
