@@ -77,7 +77,8 @@ def test_findings_compare_on_the_same_records(here):
     found = findings.findings("demo").set_index("paper")
     line = found.loc["PRFNet"]
     values = [
-        records.read(records.folder("demo", FULL, seed))["metrics"]["accuracy PRFNet"]["value"] for seed in range(3)
+        records.read(here / records.folder("demo", FULL, seed))["metrics"]["accuracy PRFNet"]["value"]
+        for seed in range(3)
     ]
     made = synthetic_runs.predictions(0.4, 0, triplets=True)
     assert line.ours == pytest.approx(sum(values) / 3)
@@ -249,6 +250,7 @@ def test_ctrl_c_stops_the_children(here, tmp_path):
         "sys.exit(reproduce.reproduce('nowhere', child, child, screen=reproduce.Screen(sys.stdout)))\n"
     )
     log = ROOT / "outputs/nowhere/reproduce.log"
+    log.unlink(missing_ok=True)
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     deadline = time.time() + 60
     while not (log.exists() and log.read_text()) and time.time() < deadline:

@@ -62,6 +62,11 @@ def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
     return table[table.side == side].reset_index(drop=True) if side and "side" in table else table
 
 
+def has_network(run_folder: Path) -> bool:
+    """Whether a run kept the weights of a network."""
+    return (run_folder / WEIGHTS).is_file()
+
+
 def figures(run_folder: Path) -> dict[str, Path]:
     """A run's figures by name."""
     return {file.stem: file for file in sorted((run_folder / FIGURES).glob("*.png"))}
