@@ -101,8 +101,8 @@ def load(
         triplets: Per reference, for `task="triplets"`.
         votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
             other triplets, as the papers' two stages have data sets of their own.
-        pairs: Per reference, drawn from those of `types`, for `task="pairs"`; 0: all, 5 for each type.
-        tested: Distorted images of a reference that the sides other than `"train"` use, for both tasks; 0: all.
+        pairs: Distorted images of a reference in use, for both tasks, drawn from those of `types`; 0: all, 5 a type.
+        tested: The same for the sides other than `"train"`, if it is fewer.
         types: Numbers of the types of distortion, 1 to 25.
         by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
@@ -116,13 +116,12 @@ def load(
         raise DataError(f"types: got {sorted(types)}, expected numbers from 1 to 25")
     chosen = [found[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
-    used = 0 if split == "train" else tested
+    count = min(filter(None, (pairs, 0 if split == "train" else tested)), default=0)
     if task == "pairs":
-        count = min(filter(None, (pairs, used)), default=0)
-        records = [pair for reference in chosen for pair in _pairs(root / reference.name, count, types)]
+        records = [pair for each in chosen for pair in _pairs(root / each.name, _cells(each.name, count, types))]
     else:
-        cells = {each: _cells(each.name, used, types) for each in chosen}
-        records = [x for each in chosen for x in _triplets(root / each.name, triplets, votes, cells[each])]
+        used = {each: _cells(each.name, count, types) for each in chosen}
+        records = [x for each in chosen for x in _triplets(root / each.name, used[each], triplets, votes)]
     if by != "reference":
         records = deal(records, split, FRACTIONS, seed, by)
     make(root, chosen, {path for record in records for path in record.images})
@@ -227,13 +226,13 @@ def _cells(name: str, count: int, types: Collection[int]) -> list[tuple[int, int
     return [cells[i] for i in sorted(_rng(name, 4).choice(len(cells), count, replace=False))]
 
 
-def _pairs(folder: Path, count: int, types: Collection[int]) -> list[Pair]:
+def _pairs(folder: Path, cells: Sequence[tuple[int, int]]) -> list[Pair]:
     name, reference, score = folder.name, folder / "reference.png", scores(folder.name)
-    chosen = ((cell, score[cell]) for cell in _cells(name, count, types))
+    chosen = ((cell, score[cell]) for cell in cells)
     return [Pair(reference, folder / FILES[cell], value, name, value, TYPES[cell[0]]) for cell, value in chosen]
 
 
-def _triplets(folder: Path, count: int, votes: int, cells: Sequence[tuple[int, int]]) -> list[Triplet]:
+def _triplets(folder: Path, cells: Sequence[tuple[int, int]], count: int, votes: int) -> list[Triplet]:
     name, reference, records = folder.name, folder / "reference.png", []
     rng, score = _rng(name, 3, votes), scores(name)
     for _ in range(count):
