@@ -181,6 +181,29 @@ def test_pairs_are_all_125_of_each_reference(unmade):
         assert all(pair.original == pair.score for pair in pairs)
 
 
+def test_fewer_images_of_a_reference_serve_both_tasks(unmade):
+    """`pairs` on all sides, `tested` on those that are not trained on: the same images for pairs and triplets."""
+
+    def used(**options) -> dict[str, set]:
+        found: dict[str, set] = {}
+        for record in load(scenes=1, **options).records:
+            found.setdefault(record.reference_id, set()).update(record.images[1:])
+        return found
+
+    tested = used(split="test", task="pairs", tested=30)
+    assert {len(images) for images in tested.values()} == {30}
+    of_triplets = used(split="test", triplets=400, tested=30)
+    assert of_triplets == tested, "400 triplets of 30 images use each"
+    assert {len(images) for images in used(split="train", task="pairs", tested=30).values()} == {125}
+    some = used(split="test", task="pairs", tested=30, types=range(1, 19))
+    assert all(images < tested[reference] for reference, images in some.items()), "whatever the types: shared"
+    fewer = used(split="test", task="pairs", pairs=12, tested=30)
+    assert {len(images) for images in fewer.values()} == {12}
+    assert {len(images) for images in used(split="train", triplets=200, pairs=12).values()} == {12}
+    counts = {split: len(load(split=split, scenes=1, triplets=9, tested_triplets=4)) for split in ("train", "test")}
+    assert counts == {"train": 6 * 9, "test": 3 * 4}
+
+
 # --- Splits and errors
 
 

@@ -1,11 +1,13 @@
 """Which sides each paper gets of which data set, and that what is trained and what is tested share no reference."""
 
+from itertools import pairwise
+
 import dataset_trees
 import pytest
 
 from iqa_lib.data import DataError, demo, sides_table
 from iqa_lib.data.base import Pair, Triplet
-from iqa_lib.data.protocols import iqa_tmfm, prfnet, scored, topiq
+from iqa_lib.data.protocols import iqa_tmfm, prfnet, scored, thinned, topiq
 
 SMALL = {"scenes": 0, "pairs": 2, "triplets": 2}
 
@@ -112,3 +114,12 @@ def test_a_cross_test_on_the_demo_set_has_types_never_trained_on(trees):
     assert types["train"] == types["test"]
     assert not types["train"] & types["cross"]
     assert set(sides["cross"].reference_ids) == set(sides["test"].reference_ids)
+
+
+def test_thinned_records_are_evenly_spaced():
+    whole = demo.load(split="train", scenes=0, triplets=4)
+    some = thinned(whole, 7)
+    places = [whole.records.index(record) for record in some.records]
+    assert len(places) == 7
+    assert {b - a for a, b in pairwise(places)} <= {len(whole) // 7, len(whole) // 7 + 1}
+    assert thinned(whole, 0) is thinned(whole, len(whole)) is whole

@@ -149,7 +149,10 @@ def test_the_report_runs_on_a_whole_demo_and_hides_nothing(whole_demo):
     )
     assert text.count("\n| ") > 150
     assert "PRFNet, Table 2: fusion of the difference maps | FPN | failed: ValueError: no luck" in text
-    assert "AHIQ, Table 7: backbones | ResNet101 + ViT-B/8 | not run at demo scale: needs ResNet101 and ViT-B/8's weights" in text
+    assert (
+        "AHIQ, Table 7: backbones | ResNet101 + ViT-B/8 | not run at demo scale: needs ResNet101 and ViT-B/8's weights"
+        in text
+    )
     assert "at commit 01234567" in text
     opening = report.opening("demo")
     assert "**SROCC**:" in opening

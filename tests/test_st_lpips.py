@@ -189,3 +189,16 @@ def test_no_hub_is_asked(name, monkeypatch):
     monkeypatch.setattr(weights, "urlopen", None)
     with pytest.raises(WeightsError, match=rf"'{name}' not found: no hub has them.*\n.*pip install stlpips-pytorch"):
         find_weights(name, "hub")
+
+
+def test_the_baseline_extracts_a_reference_once(monkeypatch):
+    """`scorer` gives the numbers of `score`, and the reference goes through the network once for all its images."""
+    baseline, seen = baselines.load("st-lpips-alex"), []
+    network = baseline.compute.args[0]
+    extract = network.extract
+    monkeypatch.setattr(network, "extract", lambda images: seen.append(len(images)) or extract(images))
+    reference, *distorted = torch.rand(4, 1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
+    score = baseline.scorer(reference)
+    numbers = [score(image).item() for image in distorted]
+    assert len(seen) == 1 + 3
+    assert numbers == [baseline.score(reference, image).item() for image in distorted]

@@ -580,6 +580,9 @@ def test_schedules_by_hand(tmp_path):
     cosine = [schedule_factor("cosine", step, 120, 1) for step in (0, 30, 40, 60, 80, 120)]
     assert cosine == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.75, 0.5, 0.25, 0])
     assert {schedule_factor("constant", step, 10, 1) for step in range(10)} == {1}
+    one_cycle = [schedule_factor("one_cycle", step, 110, 1) for step in (0, 5, 10, 11, 11 + 33, 11 + 66, 109)]
+    assert one_cycle == pytest.approx([1 / 12, 6 / 12, 11 / 12, 1, 0.75, 0.25, 0], abs=1e-3)
+    assert [schedule_factor("one_cycle", 0, total, 1) for total in (1, 2)] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 4])
@@ -614,6 +617,10 @@ def test_a_cosine_by_epoch_is_torchs(epochs):
             [0.1] * 3 + [0.06] * 3 + [0.02] * 3 + [0.06] * 3,
         ),
         ({"schedule": "step", "schedule_epochs": 2, "lr_end": 0.02}, [0.1] * 6 + [0.01] * 6),
+        (
+            {"schedule": "one_cycle", "lr_end": 0.02},
+            [0.06, *(0.06 + 0.04 * math.cos(math.pi * step / 11) for step in range(11))],
+        ),
         ({"schedule": "cosine", "max_steps": 4}, [0.1, 0.05 * (1 + math.sqrt(0.5)), 0.05, 0.05 * (1 - math.sqrt(0.5))]),
     ],
     ids=str,

@@ -87,6 +87,7 @@ def load(
     votes: int = 1,
     pairs: int = 0,
     tested: int = 0,
+    tested_triplets: int = 0,
     types: Collection[int] = ALL_TYPES,
     by: str = "reference",
 ) -> IQADataset:
@@ -102,7 +103,8 @@ def load(
         votes: People asked about each triplet: 1 gives labels 0 or 1, more give shares. Another number of votes draws
             other triplets, as the papers' two stages have data sets of their own.
         pairs: Distorted images of a reference in use, for both tasks, drawn from those of `types`; 0: all, 5 a type.
-        tested: The same for the sides other than `"train"`, if it is fewer.
+        tested: The sides other than `"train"` use only those of so many, drawn from all 125; 0: of all.
+        tested_triplets: Per reference, on the sides other than `"train"`; 0: `triplets`.
         types: Numbers of the types of distortion, 1 to 25.
         by: `"reference"`, or `"row"`, which deals out images or triplets one by one and so leaks references.
 
@@ -116,12 +118,16 @@ def load(
         raise DataError(f"types: got {sorted(types)}, expected numbers from 1 to 25")
     chosen = [found[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
-    count = min(filter(None, (pairs, 0 if split == "train" else tested)), default=0)
+    if split == "train":
+        tested = tested_triplets = 0
+    seen = {each: _drawn(each.name, CELLS, tested) for each in chosen}
+    used = {each: _drawn(each.name, [cell for cell in seen[each] if cell[0] in types], pairs) for each in chosen}
     if task == "pairs":
-        records = [pair for each in chosen for pair in _pairs(root / each.name, _cells(each.name, count, types))]
+        records = [pair for each in chosen for pair in _pairs(root / each.name, used[each])]
     else:
-        used = {each: _cells(each.name, count, types) for each in chosen}
-        records = [x for each in chosen for x in _triplets(root / each.name, used[each], triplets, votes)]
+        records = [
+            x for each in chosen for x in _triplets(root / each.name, used[each], tested_triplets or triplets, votes)
+        ]
     if by != "reference":
         records = deal(records, split, FRACTIONS, seed, by)
     make(root, chosen, {path for record in records for path in record.images})
@@ -218,11 +224,10 @@ def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) 
             temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
 
 
-def _cells(name: str, count: int, types: Collection[int]) -> list[tuple[int, int]]:
-    """Types and levels of `count` distorted images of a reference, drawn from those of `types`; 0: all."""
-    cells = [cell for cell in CELLS if cell[0] in types]
+def _drawn(name: str, cells: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """So many of a reference's types and levels; 0: all."""
     if not 0 < count < len(cells):
-        return cells
+        return list(cells)
     return [cells[i] for i in sorted(_rng(name, 4).choice(len(cells), count, replace=False))]
 
 

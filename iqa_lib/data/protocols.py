@@ -104,6 +104,14 @@ def topiq(
     return ({"train": side(split="train")} if trained else {}) | {"test": side(split=tested)}
 
 
+def thinned(dataset: IQADataset, count: int) -> IQADataset:
+    """So many of a data set's records, evenly spaced; 0: all."""
+    if not 0 < count < len(dataset):
+        return dataset
+    records = [dataset.records[i * len(dataset) // count] for i in range(count)]
+    return IQADataset(dataset.name, dataset.split, records, dataset.label)
+
+
 def scaled(dataset: IQADataset, low: float, high: float) -> IQADataset:
     """The same pairs, with scores mapped linearly from [`low`, `high`] to [0, 1]."""
     records = [replace(record, score=(record.score - low) / (high - low)) for record in dataset.records]
