@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -265,7 +266,7 @@ class FixedFeatures(View):
     ) -> dict[Path, list[Tensor]]:
         """The maps of one reference's images, read from a file a map; those that are missing are computed and added."""
         names = {path: file_key(path) for path in sorted(images)}
-        taps = [load_file(file) if file.exists() else {} for file in files]
+        taps = [_read(file) for file in files]
         missing = [path for path, name in names.items() if not all(name in tap for tap in taps)]
         found = {names[path]: self._maps(part, path, max_batch) for path in missing}
         for i, (tap, file) in enumerate(zip(taps, files, strict=True)):
@@ -285,6 +286,14 @@ class FixedFeatures(View):
         shape = self.crops.cut(read_image(self.dataset.records[0].images[0]))[:1].shape
         probe = torch.linspace(0, 1, shape.numel()).view(shape)
         return [tensors_sha256([("map", scale)])[:16] for scale in _extracted(part, probe)]
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """A file's maps by name; none if there is no such file, or a damaged one, which is then written again."""
+    try:
+        return load_file(file) if file.exists() else {}
+    except SafetensorError:
+        return {}
 
 
 @torch.no_grad()

@@ -513,6 +513,17 @@ def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, ba
     assert len(list(cache.rglob("*.safetensors"))) == len(backbone.backbone.taps)
 
 
+def test_a_damaged_file_of_maps_is_made_again(tmp_path, cache, backbone, counted):
+    crops = Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
+    expected = [[scale.clone() for scale in scales] for scales in FixedFeatures(crops, backbone).maps.values()]
+    damaged = sorted(cache.rglob("*.safetensors"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    counted.clear()
+    again = FixedFeatures(crops, backbone).maps.values()
+    assert sum(counted) == 3
+    assert all(equal(*scales) for scales in zip(again, expected, strict=True))
+
+
 def test_two_at_once_share_the_work(tmp_path, cache, backbone, counted, monkeypatch):
     extract, crops = backbone.extract, Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
     monkeypatch.setattr(backbone, "extract", lambda images: time.sleep(0.2) or extract(images))

@@ -53,3 +53,14 @@ def test_a_warm_process_runs_it_with_its_imports_there(asked, tmp_path, monkeypa
     assert {answer.stdout.split("] ")[1] for answer in answers} == {f"{tmp_path} here True\n"}
     assert [answer.stderr for answer in answers] == ["to stderr\n", "to stderr\nin words\n", "to stderr\n"]
     assert sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before > 3 * 0.5, "their time counts"
+
+
+def test_a_dead_warm_process_is_done_without(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv(warm.SOCKET, str(tmp_path / "nobody"))
+    answer = asked("code")
+    assert (answer.returncode, answer.stdout) == (3, f"['code'] {tmp_path} here False\n")
+
+
+def test_nothing_to_run_is_told():
+    answer = subprocess.run([sys.executable, "-m", "iqa_lib.lab.warm"], capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (2, "usage: python -m iqa_lib.lab.warm MODULE ARGUMENTS...\n")

@@ -97,21 +97,36 @@ def _run(connection: socket.socket) -> None:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        connection.sendall(str(status).encode())
+        with suppress(ConnectionError):
+            connection.sendall(str(status).encode())
         os._exit(status)
 
 
 def main() -> int:
-    address, arguments = os.environ.get(SOCKET), sys.argv[1:]
-    if not address:
-        sys.argv = arguments
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-        return 0
-    request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+    arguments = sys.argv[1:]
+    if not arguments:
+        print("usage: python -m iqa_lib.lab.warm MODULE ARGUMENTS...", file=sys.stderr)
+        return 2
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
-        socket.send_fds(connection, [json.dumps(request).encode()], STREAMS)
-        return int(connection.recv(8) or 1)
+        if _is_served(connection):
+            request = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+            with suppress(ConnectionError):
+                socket.send_fds(connection, [json.dumps(request).encode()], STREAMS)
+                if status := connection.recv(8):
+                    return int(status)
+            print(f"{arguments[0]}: the warm process, or the child that ran it, was killed", file=sys.stderr)
+            return 1
+    sys.argv = arguments
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _is_served(connection: socket.socket) -> bool:
+    """Whether a warm process answers."""
+    with suppress(OSError):
+        connection.connect(os.environ.get(SOCKET, ""))
+        return True
+    return False
 
 
 if __name__ == "__main__":
