@@ -304,5 +304,5 @@ def test_notebooks_are_executed_thin_and_light(path):
 def test_every_interval_in_the_results_comes_from_the_recorded_tables():
     results, recorded = ((ROOT / "docs" / name).read_text() for name in ("results.md", "demo_results.md"))
     intervals = re.findall(r"[+-]?\d\.\d{3} \[-?\d\.\d{3}, -?\d\.\d{3}\]", results)
-    assert len(intervals) > 40
+    assert len(intervals) >= 15, "the five papers, and what they are minus SSIM and GMSD"
     assert not [interval for interval in intervals if interval not in recorded]
