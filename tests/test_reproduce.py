@@ -246,7 +246,8 @@ def test_the_papers_networks_are_compared_as_soon_as_they_are_there(whole_demo, 
 
 def test_ctrl_c_stops_the_children(here, tmp_path):
     script = (
-        "import sys, time, subprocess\n"
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from iqa_lib.lab import reproduce\n"
         "child = [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)']\n"
