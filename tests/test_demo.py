@@ -204,6 +204,21 @@ def test_fewer_images_of_a_reference_serve_both_tasks(unmade):
     assert counts == {"train": 6 * 9, "test": 3 * 4}
 
 
+@pytest.mark.parametrize("options", [{"task": "pairs"}, {"triplets": 300}], ids=str)
+def test_a_split_by_row_is_thinned_after_it_is_dealt(unmade, options):
+    """References leak, as they should; a record that is tested is trained on in no case."""
+    train, whole, thinned = (
+        load(split=split, scenes=1, by="row", tested=tested, **options).records
+        for split, tested in (("train", 40), ("test", 0), ("test", 40))
+    )
+    if "task" in options:  # a triplet can be drawn twice
+        assert not {record.images for record in train} & {record.images for record in whole}
+    assert set(thinned) < set(whole)
+    allowed = {path for pair in load(split="all", task="pairs", scenes=1, tested=40).records for path in pair.images}
+    assert set(thinned) == {record for record in whole if set(record.images) <= allowed}
+    assert len(train) > len(whole) > len(thinned) > 0
+
+
 # --- Splits and errors
 
 

@@ -114,13 +114,15 @@ def load(
     sides = by_reference(found, FRACTIONS, seed) | {"all": sorted(found)}
     check_choice(sides, error=DataError, split=split)
     check_choice(("pairs", "triplets"), error=DataError, task=task)
+    if by == "row" and tested_triplets:
+        raise DataError(f"tested_triplets: got {tested_triplets} with by='row', expected 0: both sides are dealt alike")
     if not types or not set(types) <= ALL_TYPES:
         raise DataError(f"types: got {sorted(types)}, expected numbers from 1 to 25")
     chosen = [found[name] for name in sides["all" if by == "row" else split]]
     root = root or cache_dir() / "demo" / f"v{VERSION}"
     if split == "train":
         tested = tested_triplets = 0
-    seen = {each: _drawn(each.name, CELLS, tested) for each in chosen}
+    seen = {each: _drawn(each.name, CELLS, 0 if by == "row" else tested) for each in chosen}
     used = {each: _drawn(each.name, [cell for cell in seen[each] if cell[0] in types], pairs) for each in chosen}
     if task == "pairs":
         records = [pair for each in chosen for pair in _pairs(root / each.name, used[each])]
@@ -129,7 +131,9 @@ def load(
             x for each in chosen for x in _triplets(root / each.name, used[each], tested_triplets or triplets, votes)
         ]
     if by != "reference":
-        records = deal(records, split, FRACTIONS, seed, by)
+        dealt = deal(records, split, FRACTIONS, seed, by)
+        allowed = {each.name: {FILES[cell] for cell in _drawn(each.name, CELLS, tested)} for each in chosen}
+        records = [x for x in dealt if {path.name for path in x.images[1:]} <= allowed[x.reference_id]]
     make(root, chosen, {path for record in records for path in record.images})
     return IQADataset("demo", split, records, SCORE if task == "pairs" else VOTES)
 
