@@ -222,7 +222,7 @@ def ms_ssim_maps(reference: Tensor, distorted: Tensor) -> list[Tensor]:
     kernel = gaussian_filter(11, 1.5, device=reference.device, dtype=torch.float32)[None]  # (1, 1, 11, 11)
     maps = []
     with torch.no_grad():
-        x, y = _luma(reference.float()), _luma(distorted.float())
+        x, y = luma(reference.float()), luma(distorted.float())
         for scale in range(len(MS_SSIM_WEIGHTS)):
             if scale:  # 2x2 means; if a side is odd, the first row and column are doubled before, as in piq
                 odd = max(side % 2 for side in x.shape[2:])
@@ -250,7 +250,7 @@ def lpips_maps(net: lpips.LPIPS, reference: Tensor, distorted: Tensor) -> list[T
         return [1 - lin((normalize_tensor(r) - normalize_tensor(d)) ** 2) for lin, r, d in layers]
 
 
-def _luma(image: Tensor) -> Tensor:
+def luma(image: Tensor) -> Tensor:
     """`(B, 3, H, W)` to `(B, 1, H, W)`, in [0, 1]."""
     from piq.functional import rgb2yiq
 
@@ -258,7 +258,7 @@ def _luma(image: Tensor) -> Tensor:
 
 
 def _on_luma(compute: Callable[..., Tensor], *, peak: float = 1.0) -> Callable[..., Tensor]:
-    return lambda reference, distorted: compute(_luma(reference) * peak, _luma(distorted) * peak)
+    return lambda reference, distorted: compute(luma(reference) * peak, luma(distorted) * peak)
 
 
 def _library(function: str, **options: object) -> Callable[..., Tensor]:

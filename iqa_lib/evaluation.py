@@ -34,7 +34,7 @@ from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     two_afc_accuracy,
 )
 from iqa_lib.progress import progress
-from iqa_lib.views import Crops, View, first_tensor
+from iqa_lib.views import Crops, View, crop_places, first_tensor
 
 
 def predict(model: nn.Module, view: View, *, average: str = "probability", **options) -> pd.DataFrame:
@@ -127,12 +127,12 @@ def maps_of_crops(model: nn.Module, size: int, *images: Tensor) -> tuple[list[Te
     the output of each crop, `(1, 1, rows, columns)`; and the maps, `(1, C, rows * h, columns * w)`.
     """
     images = cut_to_multiples(size, *images)
-    rows, columns = (range(0, side, size) for side in images[0].shape[1:])
-    places = [(y, x) for y in rows for x in columns]
+    height, width = images[0].shape[1:]
+    places = crop_places("grid", height, width, size)
     crops = [torch.stack([image[:, y : y + size, x : x + size] for y, x in places]) for image in images]
     outputs, maps = model.eval()(*to_device(crops, device_of(model)), return_maps=True)
-    maps = {name: _side_by_side(values, len(columns)) for name, values in maps.items()}
-    return images, _side_by_side(outputs, len(columns)), maps
+    maps = {name: _side_by_side(values, width // size) for name, values in maps.items()}
+    return images, _side_by_side(outputs, width // size), maps
 
 
 def cut_to_multiples(size: int, *images: Tensor) -> list[Tensor]:

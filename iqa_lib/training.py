@@ -216,10 +216,10 @@ def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per
         return 0.1 ** (step // period)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / total))
-    rising = max(1, total // 10)
-    if schedule == "one_cycle" and step < rising:
-        return (step + 1) / (rising + 1)
     if schedule == "one_cycle":
+        rising = max(1, total // 10)
+        if step < rising:
+            return (step + 1) / (rising + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
     if schedule == "cosine_step":
         return 0.5 * (1 + math.cos(math.pi * step * steps_per_epoch / period))

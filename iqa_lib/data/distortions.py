@@ -31,7 +31,7 @@ from operator import itemgetter
 import numpy as np
 from PIL import Image
 from scipy import ndimage, optimize, signal
-from skimage import color
+from skimage import color, restoration
 from skimage.color import colorconv
 
 
@@ -313,35 +313,7 @@ def speckle_noise(x: np.ndarray, variance: float, rng: np.random.Generator) -> n
 def denoise(x: np.ndarray, variance: float, rng: np.random.Generator) -> np.ndarray:
     """Type 15, a stand-in: Gaussian noise of this variance, then total-variation denoising."""
     weight = np.interp(variance, [0.01, 0.03, 0.05, 0.1, 0.15], [0.10, 0.20, 0.25, 0.20, 0.20])
-    planes = white_noise(x, variance, rng).transpose(2, 0, 1).copy()
-    return np.stack([_total_variation(plane, weight) for plane in planes], axis=-1)
-
-
-def _total_variation(plane: np.ndarray, weight: float) -> np.ndarray:
-    """Total-variation denoising (A. Chambolle 2004), bit for bit that of `skimage.restoration` in two thirds its time.
-
-    The result is the plane plus the net inflow of a field that follows the result's slopes, bounded by the weight.
-    """
-    flow, slope, squares = np.zeros((3, 2, *plane.shape))
-    inflow, result, norm = np.zeros((3, *plane.shape))
-    energies: list[float] = []
-    for _ in range(200):
-        np.add(*flow, out=inflow)
-        inflow[1:] -= flow[0, :-1]
-        inflow[:, 1:] -= flow[1, :, :-1]
-        np.add(plane, inflow, out=result)
-        np.subtract(result[1:], result[:-1], out=slope[0, :-1])
-        np.subtract(result[:, 1:], result[:, :-1], out=slope[1, :, :-1])
-        np.sqrt(np.add(*np.square(slope, out=squares), out=norm), out=norm)
-        energies.append((np.square(inflow, out=inflow).sum() + weight * norm.sum()) / plane.size)
-        if len(energies) > 1 and abs(energies[-2] - energies[-1]) < 2e-4 * energies[0]:
-            break
-        norm *= 0.25 / weight
-        norm += 1
-        slope *= 0.25
-        flow += slope
-        flow /= norm
-    return result
+    return restoration.denoise_tv_chambolle(white_noise(x, variance, rng), weight, channel_axis=-1)
 
 
 def brighten(x: np.ndarray, amount: float) -> np.ndarray:

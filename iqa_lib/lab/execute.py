@@ -32,7 +32,6 @@ def execute(notebook: str, output: Path | str, parameters: Mapping[str, object],
     `table_only` leaves out the cells tagged `figure`, which make nothing that others use.
     """
     validate(notebook, parameters)
-    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build its grammar of URLs: a CPU second, unused
     import papermill  # slow
 
     Path(output).parent.mkdir(parents=True, exist_ok=True)

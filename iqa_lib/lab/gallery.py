@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from piq.functional import rgb2yiq
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from iqa_lib import plots
+from iqa_lib.baselines import luma
 from iqa_lib.data.demo import references
 from iqa_lib.data.distortions import distort
 from iqa_lib.evaluation import maps_of, maps_of_crops
@@ -49,8 +49,8 @@ def pair(reference: str = "chelsea", kind: int = 23, level: int = 5, seed: int =
 @torch.inference_mode()
 def maps_of_metrics(reference: Tensor, distorted: Tensor) -> dict[str, Tensor]:
     """Where SSIM and ST-LPIPS see a distortion: 1 - SSIM, and its distances summed over layers, `(1, 1, h, w)` both."""
-    luma = (rgb2yiq(image[None])[:, :1] for image in (distorted, reference))
-    _, ssim = structural_similarity_index_measure(*luma, data_range=1.0, return_full_image=True)
+    pair = (luma(image[None]) for image in (distorted, reference))
+    _, ssim = structural_similarity_index_measure(*pair, data_range=1.0, return_full_image=True)
     _, layers = maps_of(STLPIPS(net="alex"), reference, distorted)
     finest = layers["distance_0"].shape[-2:]
     distance = sum(F.interpolate(layer, size=finest, mode="bilinear") for layer in layers.values())

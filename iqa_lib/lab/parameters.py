@@ -109,9 +109,9 @@ def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
         wrong.append(f"{name}: unknown{meant} {notebook} has {', '.join(known)}")
     resolved = {name: each.converted(values.get(name, each.default)) for name, each in known.items()}
     wrong += [f"{name}: {problem}" for name, each in known.items() if (problem := each.problem(resolved[name]))]
-    random = [name for name, value in resolved.items() if name.endswith("weights") and value == "random"]
-    if scale := resolved["scale"] if random and resolved.get("scale") in SMALL_SCALES else "":
+    if (scale := resolved.get("scale")) in SMALL_SCALES:
         todo = "real weights: give 'packaged', 'auto' or a file, or another scale such as scale='trial'"
+        random = (name for name, value in resolved.items() if name.endswith("weights") and value == "random")
         wrong += [f"{name}: got 'random' at {scale} scale, expected {todo}" for name in random]
     if wrong:
         raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))

@@ -54,10 +54,9 @@ class LPIPSPlus(nn.Module):
     def __init__(self, *, net: str = "alex", semantic_layer: int | None = 2, weights: Path | str = "auto"):
         super().__init__()
         check_choice(NETS, net=net)
-        st = net.startswith("st-")
-        build = partial(st_lpips.STNetwork, net.removeprefix("st-")) if st else partial(build_lpips, net)
-        name = f"st-lpips-{net.removeprefix('st-')}" if st else f"lpips-{net}"
-        self.network, self.weights = load_pretrained(name, build, weights)
+        prefix, kind = ("st-", net[3:]) if net.startswith("st-") else ("", net)
+        build = partial(st_lpips.STNetwork if prefix else build_lpips, kind)
+        self.network, self.weights = load_pretrained(f"{prefix}lpips-{kind}", build, weights)
         self.layers = len(self.network.lins)
         check_choice((None, *range(self.layers)), semantic_layer=semantic_layer)
         self.semantic_layer = semantic_layer
