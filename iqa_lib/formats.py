@@ -26,9 +26,9 @@ _SIGNATURES = {
     rb".{4}ftypcrx|FUJIFILMCCD-RAW": ("a camera's raw file", _EXPORT),
     rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xb3\xba]": ("a video", "save its frames as PNG files"),
     rb"v/1\x01|#\?RADIANCE|P[fF]\s": ("an HDR image of floats", "tone-map it, and save it as an 8-bit PNG"),
-    rb"8BPS|\0\0[\1\2]\0|icns|DDS |BLP|%!PS|SIMPLE  =": ("an image of a format that is not read here", _EXPORT),
+    rb"8BPS|\0\0[\x01\x02]\0|icns|DDS |BLP|%!PS|SIMPLE  =": ("an image of a format that is not read here", _EXPORT),
     rb"%PDF": ("a PDF document", "export its image as PNG"),
-    rb"PK\3\4|\x1f\x8b|7z\xbc\xaf|Rar!": ("an archive or a document", "unpack it, and give an image file"),
+    rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": ("an archive or a document", "unpack it, and give an image file"),
     rb"\x93NUMPY": ("a NumPy array", "load it with numpy.load, and give the array"),
     rb"\x89HDF": ("an HDF5 file", "load its array, and give the array"),
     rb"version https://git-lfs": ("a Git LFS pointer, not the image", "fetch the image by `git lfs pull`"),
@@ -38,13 +38,17 @@ _SIGNATURES = {
 }
 
 
+class Unsuited(ValueError):
+    """Says what a file is that is not damaged, but would be misread, and what to do."""
+
+
 def open_image(data: bytes) -> Image.Image:
-    """Pillow's image, not yet decoded, of one of `KINDS`; Image.UnidentifiedImageError says what else it is."""
+    """Pillow's image, not yet decoded, of one of `KINDS`; Unsuited says what else it is."""
     kinds = KINDS if data.endswith(b"TRUEVISION-XFILE.\0") else KINDS[:-1]  # without it, TGA fits too many files
     try:
         return Image.open(BytesIO(data), formats=kinds)
     except Image.UnidentifiedImageError:
-        raise Image.UnidentifiedImageError(_what_else(data)) from None
+        raise Unsuited(f"cannot be decoded, got {_what_else(data)}") from None
 
 
 def _what_else(data: bytes) -> str:
@@ -53,7 +57,7 @@ def _what_else(data: bytes) -> str:
         stream = BytesIO(data)
         stream.seek(found.next)
         found.load(stream)
-        return f"a TIFF that is not read here ({samples(found)}): {_EXPORT}"
+        return f"a TIFF that is not read here ({samples(found)}), expected 8-bit RGB or grey: {_EXPORT}"
     for pattern, (what, todo) in _SIGNATURES.items():
         if re.match(pattern, data[:1024], re.S):
             return f"{what}, expected an image ({', '.join(KINDS)}): {todo}"
@@ -96,17 +100,17 @@ def bits(image: Image.Image, data: bytes) -> int | None:
 
 
 def check_content(image: Image.Image, data: bytes) -> None:
-    """ValueError if a checksum that the file carries is wrong, or if Pillow would show something else than it holds."""
+    """ValueError if a checksum that the file carries is wrong; Unsuited if Pillow would show what it does not mean."""
     if image.format == "PNG":
         _chunks(data)
     if image.format == "AVIF" and any(_properties(data, b"clap")):
-        raise ValueError("it is to be cropped by its clean aperture, which is not followed")
+        raise Unsuited("got an AVIF to be cropped by its clean aperture, which is not followed: crop it first")
     if image.format == "TIFF":
         tags = image.tag_v2
         if set(_values(tags, 339, 1)) != {1}:
-            raise ValueError(f"it holds {samples(tags)}, expected unsigned ones")
+            raise Unsuited(f"got {samples(tags)}, expected 8-bit unsigned ones: {_EXPORT}")
         if tags.get(254, 0) & 1 or 50706 in tags:
-            raise ValueError("it begins with a preview, as a camera's raw file does: develop it first")
+            raise Unsuited("got a preview, with which a camera's raw file begins, expected the image: develop it first")
         if tags.get(259) in (8, 32946):
             _check_deflated(image, data)
 

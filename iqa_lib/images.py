@@ -108,7 +108,7 @@ def _check_depth(image: Image.Image, bits: int | None, name: str) -> None:
     elif not bits or bits > 8 or (image.format == "JPEG2000" and bits < 8):
         got = f"{bits or 'an unknown number of'} bits a channel"
     if got and image.format == "TIFF":
-        got = f"{formats.samples(image.tag_v2)}, {got}"
+        got = f"{formats.samples(image.tag_v2)} in {got}" if "mode" in got else formats.samples(image.tag_v2)
     if got:
         raise ValueError(f"{name}: got {got}, expected 8-bit RGB or grey: convert the file first")
 
@@ -217,8 +217,8 @@ def decoding(name: Path | str) -> Iterator[None]:
         raise ValueError(f"{name}: too large to be read ({error}): crop or downscale all images alike") from error
     except MemoryError as error:
         raise ValueError(f"{name}: there is too little memory to decode it: downscale all images alike") from error
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{name}: cannot be decoded, got {error}") from error
+    except formats.Unsuited as error:
+        raise ValueError(f"{name}: {error}") from error
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"{name}: cannot be decoded ({reason}): download or copy the file again") from error
@@ -261,7 +261,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Imag
 
 
 def _converted(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
-    return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    exact = ImageCms.Flags.NOOPTIMIZE if image.mode == "L" else ImageCms.Flags.NONE  # else dark greys are off by 10
+    return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB", flags=exact)
 
 
 @lru_cache(maxsize=16)
