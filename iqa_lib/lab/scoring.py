@@ -27,7 +27,7 @@ from iqa_lib.baselines import BASELINES
 from iqa_lib.devices import check_device, to_device
 from iqa_lib.evaluation import crop_outputs, mean_outputs
 from iqa_lib.files import sha256
-from iqa_lib.images import as_image
+from iqa_lib.images import as_image, exif_orientation
 from iqa_lib.lab import records
 from iqa_lib.lab.networks import NETWORKS, metric_names
 from iqa_lib.lab.parameters import crops_of_test
@@ -72,6 +72,7 @@ class Metric:
     low: float = -math.inf  # no pair scores below this, none above `high`
     high: float = math.inf
     triplets: bool = False
+    max_pixels: int | None = None  # larger images are refused before they are decoded
 
     @property
     def meaning(self) -> str:
@@ -97,9 +98,15 @@ class Metric:
         return Score(baselines.b_is_closer(self, *scores), f"1: B is closer, 0: A is, by {found}, {self.meaning}")
 
     def _compute(self, **given: ImageLike) -> float:
-        images = [as_image(image, name) for name, image in given.items()]
+        images = [as_image(image, name, self.max_pixels) for name, image in given.items()]
         if len({image.shape for image in images}) > 1:
             sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
+            turned = [name for name, image in given.items() if exif_orientation(image) > 4]
+            if turned and len(turned) < len(given):
+                raise ValueError(
+                    f"images of unequal sizes: {sizes}, of which EXIF turns {', '.join(turned)} only, expected both "
+                    "turned or none: the rotation was lost when the other was saved: save it upright"
+                )
             raise ValueError(
                 f"images of unequal sizes: {sizes}, expected one size: crop or resize them first, so that each pixel "
                 "shows the same place (how is your choice: it changes the score)"
@@ -197,7 +204,8 @@ def _of_baseline(name: str, weights: PathLike | None, device: torch.device | str
         return baseline.score(*to_device([reference[None], distorted[None]], device)).item()
 
     origin = f"{baseline.label}, {baseline.library}" + (f", weights {baseline.weights}" if baseline.weights else "")
-    return Metric(name, origin, compute, baseline.higher_is_better, baseline.low, baseline.high)
+    bounds = {"low": baseline.low, "high": baseline.high, "max_pixels": baseline.max_pixels}
+    return Metric(name, origin, compute, baseline.higher_is_better, **bounds)
 
 
 def _of_authors(name: str, path: Path, device: torch.device | str, options: dict) -> Metric:
