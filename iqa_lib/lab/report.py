@@ -65,9 +65,7 @@ def closing(scale: str) -> str:
 
 def page(scale: str) -> str:
     """The whole report as Markdown."""
-    commits = {
-        (each["commit"] or "none")[:8] + " dirty" * bool(each["dirty"]) for each in records.read_all(scale, "*/*")
-    }
+    commits = {records.commit(each) for each in records.read_all(scale, "*/*")}
     made = f"Made by `make reproduce` at commit {', '.join(sorted(commits)) or 'none'}"
     parts = [
         f"# Every table at {scale} scale",
