@@ -9,7 +9,6 @@ from random import SystemRandom
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from iqa_lib import baselines
@@ -17,7 +16,7 @@ from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Triplet
 from iqa_lib.devices import autocast, device_of, to_device
-from iqa_lib.files import cache_dir, file_key, intact, read_json, sha256, write_json
+from iqa_lib.files import cache_dir, file_key, intact, locked, read_json, sha256, write_json
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     AGREEMENT,
     Calibration,
@@ -182,7 +181,6 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     for index, record in enumerate(dataset.records):
         of_reference.setdefault(record.images[0], []).append(index)
     folder = cache_dir() / "scores" / f"{baseline.name}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
     scores = np.empty((len(dataset), len(dataset.records[0].images) - 1))
     shuffled = SystemRandom().sample(list(of_reference.items()), len(of_reference))  # concurrent runs share the work
     for reference, indices in progress(shuffled, baseline.name):
@@ -196,9 +194,12 @@ def _kept_scores(
     baseline: Baseline, dataset: IQADataset, indices: Sequence[int], keys: dict[Path, str], file: Path
 ) -> dict[str, float]:
     """A baseline's scores of one reference's distorted images by their keys: those kept in `file`, and the rest."""
-    with FileLock(file.with_suffix(".lock")):
+    distorted = [(i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place]
+    known = intact(file, read_json, {})
+    if all(keys[path] in known for _, _, path in distorted):
+        return known
+    with locked(file.with_suffix(".lock")):
         known = intact(file, read_json, {})
-        distorted = ((i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place)
         missing = {keys[path]: (index, place) for index, place, path in distorted if keys[path] not in known}
         if missing:
             score = baseline.scorer(dataset[indices[0]][0][None])

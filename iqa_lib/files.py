@@ -10,7 +10,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,8 +33,11 @@ def repo_root() -> Path:
 
 
 def cache_dir() -> Path:
-    """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`."""
-    return Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
+    """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`; OSError if there is no home."""
+    try:
+        return Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
+    except RuntimeError as error:
+        raise OSError(f"{error}: set IQA_LIB_CACHE to a folder for images and features") from error
 
 
 class DamagedError(ValueError):
@@ -45,8 +48,11 @@ class DamagedError(ValueError):
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it is renamed to `path` only after the block has succeeded."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}): {_elsewhere(path)}") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -55,6 +61,28 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock `path`, and hold it; OSError where it cannot be made. What is complete is read without."""
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise OSError(f"{path} cannot be locked ({error.strerror}): {_elsewhere(path)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _elsewhere(path: Path) -> str:
+    place = "set IQA_LIB_CACHE to" if path.is_relative_to(cache_dir()) else "work in"
+    return f"{place} a folder that you may write, on a file system with locks"
 
 
 def write_json(path: Path | str, content: Mapping[str, object]) -> None:
@@ -120,11 +148,13 @@ Content = TypeVar("Content")
 
 
 def intact(path: Path, read: Callable[[Path], Content], nothing: Content) -> Content:
-    """What `read` finds in a file that can be made again: `nothing` if there is none, or a damaged one, with a line."""
+    """What `read` finds in a file that can be made again, else `nothing`; a damaged one is removed, with a line."""
     try:
         return read(path) if path.exists() else nothing
     except DamagedError as error:
         print(f"{error}: it is made anew")
+        with suppress(OSError):
+            path.unlink()
         return nothing
 
 

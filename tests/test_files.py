@@ -1,5 +1,7 @@
 """Files of our own: damaged ones are noticed, whatever the damage, and made anew or refused by name."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 
 from iqa_lib.data.base import IQADataset, Label, Pair
-from iqa_lib.files import DamagedError, intact, load_tensors, read_json, save_tensors, write_json
+from iqa_lib.files import DamagedError, cache_dir, intact, load_tensors, locked, read_json, save_tensors, write_json
 from iqa_lib.lab import records, runs, tables
 from iqa_lib.lab.scoring import load_run
 from iqa_lib.metrics import Estimate
@@ -86,6 +88,41 @@ def test_a_damaged_file_that_can_be_made_again_says_so_in_a_line(tmp_path, capsy
         f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)): "
         "it is made anew"
     ]
+
+
+# --- Folders that cannot be used
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path, monkeypatch):
+    """A file stands in the folder's place: root may write everywhere else."""
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("IQA_LIB_CACHE", raising=False)
+    todo = "set IQA_LIB_CACHE to a folder that you may write, on a file system with locks"
+    with pytest.raises(OSError, match=rf"{cache_dir()}/x.json cannot be written \(Not a directory\): {todo}"):
+        write_json(cache_dir() / "x.json", {})
+    with pytest.raises(OSError, match=rf"cannot be locked \(Not a directory\): {todo}"), locked(cache_dir() / ".lock"):
+        pass
+    with pytest.raises(OSError, match=r"x.json cannot be written \(File exists\): work in a folder"):
+        write_json(tmp_path / "home/x.json", {})
+
+
+def test_without_a_home_the_error_names_the_variable(monkeypatch):
+    monkeypatch.delenv("IQA_LIB_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(OSError, match="set IQA_LIB_CACHE to a folder"):
+        cache_dir()
+
+
+def test_a_file_system_without_locks_is_named_with_what_to_do(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    wanted = r"x/.lock cannot be locked \(No locks available\): set IQA_LIB_CACHE .* on a file system with locks"
+    with pytest.raises(OSError, match=wanted), locked(tmp_path / "x" / ".lock"):
+        pass
 
 
 # --- A run

@@ -16,13 +16,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
 from iqa_lib.devices import device_name, device_of, instructions, resolved_precision, use_one_thread
-from iqa_lib.files import atomic, code_fingerprint, file_key, repo_root, sha256, tensors_sha256, write_json
+from iqa_lib.files import atomic, code_fingerprint, file_key, locked, repo_root, sha256, tensors_sha256, write_json
 from iqa_lib.lab import records
 from iqa_lib.lab.parameters import SMALL_SCALES, declared, validate
 from iqa_lib.lab.parameters import ParameterError as ParameterError
@@ -72,9 +71,8 @@ class Run:
         folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key[:12]}"
         if note and not (folder / "fit.json").exists():
             print(note)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         accelerator = Accelerator(mixed_precision="no")
-        with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
+        with locked(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
             accelerator.wait_for_everyone()
             options |= dict(select=select, improves=improves, name=name)
             result = fit(model, tasks, folder=folder, **options)
