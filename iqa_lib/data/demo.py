@@ -275,9 +275,12 @@ def _pairs(folder: Path, cells: Sequence[tuple[int, int]]) -> list[Pair]:
 def _triplets(folder: Path, cells: Sequence[tuple[int, int]], count: int, votes: int) -> list[Triplet]:
     name, reference, records = folder.name, folder / "reference.png", []
     rng, score = _rng(name, 3, votes), scores(name)
+    values = np.array([score[cell] for cell in cells])
+    closer = probability_b_closer(values[:, None], values)  # (A, B)
     for _ in range(count):
-        a, b = (cells[i] for i in rng.choice(len(cells), 2, replace=False))
-        p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
+        places = rng.choice(len(cells), 2, replace=False)
+        p_b = rng.binomial(votes, closer[*places]) / votes
+        a, b = (cells[i] for i in places)
         kinds = TYPES[a[0]], TYPES[b[0]]
         records.append(Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, *kinds))
     return records
