@@ -100,8 +100,8 @@ def fit(
         improves: Whether an epoch's selection numbers are better than those of the epoch kept before.
         name: Shown beside the progress bar, and in errors.
 
-    An argument out of its range, or a data set smaller than one batch, raises ValueError; a loss that is not finite,
-    FloatingPointError.
+    An argument out of its range, or a data set smaller than one batch, raises ValueError; a loss, or a weight at the
+    end, that is not finite, FloatingPointError.
     """
     check_choice(OPTIMIZERS, optimizer=optimizer)
     check_choice(SCHEDULES, schedule=schedule)
@@ -181,6 +181,8 @@ def fit(
         accelerator.wait_for_everyone()
         load_weights(model, folder / "best.safetensors")
         accelerator.wait_for_everyone()
+    if not all(weight.isfinite().all() for weight in model.parameters() if weight.requires_grad):
+        raise FloatingPointError(f"{name}: the weights are not finite after step {total}: lower lr ({lr})")
     result = Fit(pd.DataFrame(history), spent + time.monotonic() - started, loaded=False)
     if accelerator.is_main_process:
         _finish(folder, model, result)

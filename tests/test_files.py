@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import subprocess
 from contextlib import suppress
 
 import pandas as pd
@@ -242,6 +243,63 @@ def test_a_damaged_run_costs_its_own_row_which_says_why(here):
     assert "seed1/run.json is damaged (Expecting" in lines["| FPN"]
     assert "seed1/predictions.csv is missing" in lines["| BiFPN"]
     assert "seeds 0, 1 |" in lines["| PRFBlock"]
+
+
+# --- The commit
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A function that makes a git repository with one commit, and the environment of a user without settings."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+    def make(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "file").write_text(folder.name)
+        who = ["-c", "user.name=n", "-c", "user.email=e"]
+        for command in (["init", "-q"], ["add", "file"], [*who, "commit", "-qm", folder.name]):
+            subprocess.run(["git", "-C", folder, *command], check=True)
+        head = ["git", "-C", folder, "rev-parse", "HEAD"]
+        return subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+
+    return make
+
+
+def test_the_commit_is_that_of_this_checkout_and_of_no_other(tmp_path, monkeypatch, checkout):
+    ours, inside, other = tmp_path / "ours", tmp_path / "ours" / "unpacked", tmp_path / "other"
+    head = checkout(ours)
+    checkout(other)
+    monkeypatch.setattr(runs, "repo_root", lambda: ours)
+    assert runs._commit() == {"commit": head, "dirty": False}
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(ours))
+    assert runs._commit() == {"commit": head, "dirty": False}
+    (ours / "file").write_text("changed")
+    assert runs._commit() == {"commit": head, "dirty": True}
+    inside.mkdir()
+    monkeypatch.setattr(runs, "repo_root", lambda: inside)
+    unknown = {"commit": f"unknown: no checkout of its own, but inside that of {ours}", "dirty": None}
+    assert runs._commit() == unknown
+    assert records.commit(unknown) == unknown["commit"]
+    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "nowhere")
+    assert runs._commit()["commit"].startswith("unknown: fatal: cannot change to ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_checkout_of_another_owner_is_recorded_as_unknown_with_the_reason(tmp_path, monkeypatch, checkout):
+    checkout(tmp_path / "ours")
+    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "ours")
+    for path in (tmp_path / "ours", tmp_path / "ours" / ".git"):
+        os.chown(path, 12345, 12345)
+    found = runs._commit()
+    assert found["commit"].startswith("unknown: fatal: detected dubious ownership in repository")
+    assert found["dirty"] is None
+
+
+def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runs._commit()["commit"].startswith("unknown: [Errno 2] No such file")
 
 
 # --- A training step
