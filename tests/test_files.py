@@ -1,5 +1,6 @@
 """Files of our own: damaged ones are noticed, whatever the damage, and made anew or refused by name."""
 
+import ast
 import errno
 import fcntl
 import json
@@ -30,6 +31,7 @@ TENSORS = {
     "c": torch.arange(7, dtype=torch.bfloat16).view(7, 1),
     "d": torch.zeros(0, 3),
 }
+OPENERS = {"open", "read_text", "write_text"}
 KINDS = {"json": (write_json, read_json, CONTENT), "safetensors": (save_tensors, load_tensors, TENSORS)}
 
 
@@ -89,6 +91,17 @@ def test_a_damaged_file_that_can_be_made_again_says_so_in_a_line(tmp_path, capsy
         f"{path} is damaged (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)): "
         "it is made anew"
     ]
+
+
+def test_texts_are_utf8_whatever_the_locale():
+    """What opens a text says so; pandas does by itself."""
+    for file in sorted((runs.repo_root() / "iqa_lib").rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in OPENERS:
+                binary = any(isinstance(given, ast.Constant) and "b" in str(given.value) for given in call.args)
+                other = binary or ast.unparse(call.func).startswith(("Image.", "os."))
+                said = "encoding" in {keyword.arg for keyword in call.keywords}
+                assert said or other, f"{file}:{call.lineno}: {ast.unparse(call)} names no encoding"
 
 
 # --- Folders that cannot be used

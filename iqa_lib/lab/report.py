@@ -84,7 +84,7 @@ def report(scale: str) -> Path:
 
     html, _ = HTMLExporter(exclude_input=True).from_filename(str(folder / "report.ipynb"))
     with atomic(folder / "report.html") as temporary:
-        temporary.write_text(html)
+        temporary.write_text(html, encoding="utf-8")
     return folder / "report.html"
 
 

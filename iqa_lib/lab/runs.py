@@ -219,8 +219,8 @@ def _commit() -> dict[str, object]:
     outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(repo_root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=outside).stdout.strip()
+        command, text = ["git", "-C", str(repo_root()), *arguments], {"encoding": "utf-8", "errors": "replace"}
+        return subprocess.run(command, capture_output=True, check=True, env=outside, **text).stdout.strip()
 
     try:
         if (top := Path(git("rev-parse", "--show-toplevel"))) != repo_root().resolve():

@@ -232,7 +232,7 @@ def write(name: str, scale: str) -> Path:
     html = PAGE + mistune.create_markdown(plugins=["table"])(page + figure)
     for ending, content in (("csv", lines.to_csv(index=False)), ("html", html), ("md", page)):
         with atomic(folder(scale) / f"{name}.{ending}") as temporary:
-            temporary.write_text(content)
+            temporary.write_text(content, encoding="utf-8")
     return folder(scale) / f"{name}.md"
 
 
@@ -457,7 +457,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.tables or specifications():
         path = write(name, arguments.scale)
-        print(f"\n{path.read_text()}\n-> {path.relative_to(repo_root())}")
+        print(f"\n{path.read_text(encoding='utf-8')}\n-> {path.relative_to(repo_root())}")
 
 
 if __name__ == "__main__":
