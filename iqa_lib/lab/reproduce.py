@@ -172,11 +172,8 @@ def reproduce(
     _conclude(watch, screen)
     missing = watch.missing()
     if (process.returncode and not missing) or writer.returncode:
-        screen.say(
-            "\n".join(
-                ["the end of what was printed:", *file.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]]
-            )
-        )
+        printed = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        screen.say("\n".join(["the end of what was printed:", *printed[-15:]]))
     return int(bool(missing or process.returncode or writer.returncode))
 
 
