@@ -92,4 +92,5 @@ def _has_native_bf16(device: torch.device) -> bool:
 
 @cache
 def _cpu_lists_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    return cpuinfo.exists() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", cpuinfo.read_text()) is not None
+    flags = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None

@@ -1,7 +1,6 @@
 """From a model and a view of a data set to one prediction per record, and its agreement with human scores."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +9,6 @@ from random import SystemRandom
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from iqa_lib import baselines
@@ -18,7 +16,7 @@ from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Triplet
 from iqa_lib.devices import autocast, device_of, to_device
-from iqa_lib.files import atomic, cache_dir, file_key, sha256
+from iqa_lib.files import cache_dir, file_key, intact, locked, read_json, sha256, write_json
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     AGREEMENT,
     Calibration,
@@ -171,18 +169,18 @@ def metric_scores(metrics: Sequence[Baseline], dataset: IQADataset) -> Tensor:
 def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     """A baseline's scores of whole images, each pair of images computed once and kept in the cache folder.
 
-    One file per reference, under a key of the metric, its library, its weights and our code that calls it; images are
-    known by their files' path, size and time. Returns float64 `(records, 1)`; for triplets `(records, 2)`, of A and B.
+    One file per reference, under a key of the metric, its library, its weights, our code that calls it and the number
+    of threads; images are known by their files' path, size and time. Returns float64 `(records, 1)`; for triplets
+    `(records, 2)`, of A and B.
     """
     ours = Path(baselines.__file__), Path(baselines.__file__).with_name("models") / "st_lpips.py"
-    code = *map(sha256, ours), version(baseline.library), version("torch")
+    code = *map(sha256, ours), version(baseline.library), version("torch"), torch.get_num_threads()
     key = hashlib.sha256(repr((baseline.name, baseline.max_pixels, baseline.weights, code)).encode()).hexdigest()[:16]
     keys = {path: file_key(path) for path in dataset.paths()}
     of_reference: dict[Path, list[int]] = {}
     for index, record in enumerate(dataset.records):
         of_reference.setdefault(record.images[0], []).append(index)
     folder = cache_dir() / "scores" / f"{baseline.name}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
     scores = np.empty((len(dataset), len(dataset.records[0].images) - 1))
     shuffled = SystemRandom().sample(list(of_reference.items()), len(of_reference))  # concurrent runs share the work
     for reference, indices in progress(shuffled, baseline.name):
@@ -196,15 +194,17 @@ def _kept_scores(
     baseline: Baseline, dataset: IQADataset, indices: Sequence[int], keys: dict[Path, str], file: Path
 ) -> dict[str, float]:
     """A baseline's scores of one reference's distorted images by their keys: those kept in `file`, and the rest."""
-    with FileLock(file.with_suffix(".lock")):
-        known = json.loads(file.read_text()) if file.exists() else {}
-        distorted = ((i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place)
+    distorted = [(i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place]
+    known = intact(file, read_json, {})
+    if all(keys[path] in known for _, _, path in distorted):
+        return known
+    with locked(file.with_suffix(".lock")):
+        known = intact(file, read_json, {})
         missing = {keys[path]: (index, place) for index, place, path in distorted if keys[path] not in known}
         if missing:
             score = baseline.scorer(dataset[indices[0]][0][None])
             known |= {name: score(dataset[index][place][None]).item() for name, (index, place) in missing.items()}
-            with atomic(file) as temporary:
-                temporary.write_text(json.dumps(known))
+            write_json(file, known)
     return known
 
 

@@ -1,15 +1,24 @@
-"""Folders, hashes, and atomic writes: a killed run never leaves half a file."""
+"""Folders, hashes, and files that are written whole and checked when they are read.
+
+A killed run never leaves half a file (`atomic`). JSON and tensors carry a checksum (`write_json`, `save_tensors`);
+reading a file that is not as it was written raises DamagedError, or has it made anew if it is only kept (`intact`).
+"""
 
 import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SUM = "checksum"
+"""The key of the checksum in JSON, and in the metadata of safetensors."""
 
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -24,16 +33,26 @@ def repo_root() -> Path:
 
 
 def cache_dir() -> Path:
-    """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`."""
-    return Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
+    """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`; OSError if there is no home."""
+    try:
+        return Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
+    except RuntimeError as error:
+        raise OSError(f"{error}: set IQA_LIB_CACHE to a folder for images and features") from error
+
+
+class DamagedError(ValueError):
+    """A file that this package wrote is not as it was written; the message names it."""
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it is renamed to `path` only after the block has succeeded."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror}): {_elsewhere(path)}") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -42,6 +61,101 @@ def atomic(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for the lock `path`, and hold it; OSError where it cannot be made. What is complete is read without."""
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise OSError(f"{path} cannot be locked ({error.strerror}): {_elsewhere(path)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _elsewhere(path: Path) -> str:
+    place = "set IQA_LIB_CACHE to" if path.is_relative_to(cache_dir()) else "work in"
+    return f"{place} a folder that you may write, on a file system with locks"
+
+
+def write_json(path: Path | str, content: Mapping[str, object]) -> None:
+    """Write a dictionary that `read_json` can check."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps({**content, SUM: _of_json(content)}, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path | str, *, unmarked: bool = False) -> dict:
+    """What `write_json` wrote; DamagedError if it is not, `unmarked` accepts a file without a checksum, too."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged ({error})") from error
+    if not isinstance(content, dict) or not (unmarked or SUM in content):
+        raise DamagedError(f"{path} is damaged (it has no checksum)")
+    if SUM in content and content.pop(SUM) != _of_json(content):
+        raise DamagedError(f"{path} is damaged, or was edited (its checksum is another)")
+    return content
+
+
+def _of_json(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def save_tensors(path: Path | str, tensors: Mapping[str, "Tensor"]) -> None:
+    """Write tensors on the CPU as safetensors that `load_tensors` can check."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        save_file(dict(tensors), temporary, {SUM: _of_tensors(tensors)})
+
+
+def load_tensors(path: Path | str) -> dict[str, "Tensor"]:
+    """What `save_tensors` wrote, mapped from the file; DamagedError if it is not."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors, marked = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedError(f"{path} is damaged ({error})") from error
+    if marked.get(SUM) != _of_tensors(tensors):
+        raise DamagedError(f"{path} is damaged (its checksum is another, or missing)")
+    return tensors
+
+
+def _of_tensors(tensors: Mapping[str, "Tensor"]) -> str:
+    """CRC-32 of names, types, shapes and, at the speed of memory, of the sums of the 8-byte words of each 4 KB."""
+    import torch
+
+    digest = 0
+    for name, tensor in sorted(tensors.items()):
+        digest = zlib.crc32(repr((name, tensor.dtype, tensor.shape)).encode(), digest)
+        data = tensor.contiguous().flatten().view(torch.uint8).numpy()
+        whole = len(data) // 4096 * 4096
+        digest = zlib.crc32(data[:whole].view("u8").reshape(whole // 4096, 512).sum(1), digest)
+        digest = zlib.crc32(data[whole:], digest)
+    return f"{digest:08x}"
+
+
+Content = TypeVar("Content")
+
+
+def intact(path: Path, read: Callable[[Path], Content], nothing: Content) -> Content:
+    """What `read` finds in a file that can be made again, else `nothing`; a damaged one is removed, with a line."""
+    try:
+        return read(path) if path.exists() else nothing
+    except DamagedError as error:
+        print(f"{error}: it is made anew")
+        with suppress(OSError):
+            path.unlink()
+        return nothing
 
 
 def sha256(*paths: Path | str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from iqa_lib import formats
-from iqa_lib.files import atomic, cache_dir, file_key
+from iqa_lib.files import cache_dir, file_key, intact, load_tensors, save_tensors
 
 TRANSPARENT = "partly transparent, expected opaque RGB: lay it over a background first"
 
@@ -295,11 +295,12 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 def read_kept(path: Path) -> Tensor:
     """As `read_image`, but decoded only once: the pixels are kept in the cache folder and mapped from there."""
-    file = cache_dir() / "pixels" / f"{file_key(path)}.npy"
-    if not file.exists():
-        with atomic(file) as temporary:
-            np.save(temporary, read_image(path).numpy())
-    return torch.from_numpy(np.load(file, mmap_mode="c"))  # (3, H, W)
+    file = cache_dir() / "pixels" / f"{file_key(path)}.safetensors"
+    kept = intact(file, load_tensors, {})
+    if not kept:
+        kept = {"pixels": read_image(path)}
+        save_tensors(file, kept)
+    return kept["pixels"]  # (3, H, W)
 
 
 def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = None) -> None:

@@ -29,7 +29,7 @@ class Progress(tqdm):
     def tell(self, done: int) -> None:
         place = {"name": self.title, "step": done, "steps": self.total, "note": getattr(self, "postfix", None) or ""}
         with atomic(os.environ[PLACE]) as temporary:
-            temporary.write_text(json.dumps(place))
+            temporary.write_text(json.dumps(place), encoding="utf-8")
         self.told = time.monotonic()
 
 

@@ -1,6 +1,5 @@
 """Training: one `fit` for every paper, on Accelerate. Killed at any moment, it resumes from its last checkpoint."""
 
-import json
 import math
 import resource
 import sys
@@ -8,20 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, Dataset
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.devices import PRECISIONS, autocast, best_device, to_device
-from iqa_lib.files import atomic
+from iqa_lib.files import DamagedError, atomic, intact, load_tensors, read_json, save_tensors, sha256, write_json
 from iqa_lib.progress import progress
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -101,8 +100,8 @@ def fit(
         improves: Whether an epoch's selection numbers are better than those of the epoch kept before.
         name: Shown beside the progress bar, and in errors.
 
-    An argument out of its range, or a data set smaller than one batch, raises ValueError; a loss that is not finite,
-    FloatingPointError.
+    An argument out of its range, or a data set smaller than one batch, raises ValueError; a loss, or a weight at the
+    end, that is not finite, FloatingPointError.
     """
     check_choice(OPTIMIZERS, optimizer=optimizer)
     check_choice(SCHEDULES, schedule=schedule)
@@ -113,8 +112,8 @@ def fit(
     if not 0 <= lr_end <= lr:
         raise ValueError(f"lr_end: got {lr_end}, expected 0 to lr ({lr})")
     folder, started = Path(folder), time.monotonic()
-    if (folder / "fit.json").exists():
-        return _load_finished(model, folder)
+    if finished := intact(folder / "fit.json", partial(_load_finished, model), None):
+        return finished
     accelerator = Accelerator(mixed_precision="no")
     device, parts = accelerator.device, accumulate * accelerator.num_processes
     if batch_size % parts:
@@ -182,6 +181,8 @@ def fit(
         accelerator.wait_for_everyone()
         load_weights(model, folder / "best.safetensors")
         accelerator.wait_for_everyone()
+    if not all(weight.isfinite().all() for weight in model.parameters() if weight.requires_grad):
+        raise FloatingPointError(f"{name}: the weights are not finite after step {total}: lower lr ({lr})")
     result = Fit(pd.DataFrame(history), spent + time.monotonic() - started, loaded=False)
     if accelerator.is_main_process:
         _finish(folder, model, result)
@@ -229,14 +230,13 @@ def schedule_factor(schedule: str, step: int, total: int, period: int, steps_per
 
 
 def save_weights(model: nn.Module, path: Path | str) -> None:
-    """Write a model's state as safetensors; a killed write leaves no file."""
-    with atomic(path) as temporary:
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}, temporary)
+    """Write a model's state as safetensors with a checksum; a killed write leaves no file."""
+    save_tensors(path, {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()})
 
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
-    """Load what `save_weights` wrote; names and shapes must match."""
-    model.load_state_dict(load_file(path))
+    """Load what `save_weights` wrote; names and shapes must match, DamagedError if it is not as it was written."""
+    model.load_state_dict(load_tensors(path))
 
 
 def peak_memory(device: torch.device | str = "cpu") -> int:
@@ -286,12 +286,25 @@ def _loss_over_all(
 
 def _resume(folder: Path, model: nn.Module, updater: torch.optim.Optimizer) -> tuple[int, list[dict], float]:
     """Load the last checkpoint, if any; returns its number of steps, its history and its seconds."""
-    if not (folder / "checkpoint.pt").exists():
+    state = intact(folder / "checkpoint.pt", _read_checkpoint, None)
+    if state is None:
         return 0, [], 0.0
-    state = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     updater.load_state_dict(state["optimizer"])
     return len(state["history"]), state["history"], state["seconds"]
+
+
+def _read_checkpoint(file: Path) -> dict:
+    """The checkpoint: a ZIP archive, whose checksums torch writes but does not look at."""
+    if (best := file.with_name("best.safetensors")).exists():
+        load_tensors(best)
+    try:
+        with ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise BadZipFile(f"the checksum of {damaged} is another")
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive fails in many ways
+        raise DamagedError(f"{file} is damaged ({error})") from error
 
 
 def _finish(folder: Path, model: nn.Module, result: Fit) -> None:
@@ -299,8 +312,8 @@ def _finish(folder: Path, model: nn.Module, result: Fit) -> None:
     save_weights(model, folder / "model.safetensors")
     with atomic(folder / "history.csv") as temporary:
         result.history.to_csv(temporary, index=False)
-    with atomic(folder / "fit.json") as temporary:
-        temporary.write_text(json.dumps({"steps": len(result.history), "seconds": round(result.seconds, 1)}))
+    sums = {name: sha256(folder / name) for name in ("model.safetensors", "history.csv")}
+    write_json(folder / "fit.json", {"steps": len(result.history), "seconds": round(result.seconds, 1), "files": sums})
     _clean(folder)
 
 
@@ -310,9 +323,13 @@ def _clean(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _load_finished(model: nn.Module, folder: Path) -> Fit:
+def _load_finished(model: nn.Module, record: Path) -> Fit:
+    """What `_finish` wrote; DamagedError if a file is missing, or is not as it was written."""
+    made, folder = read_json(record), record.parent
+    for name, expected in made["files"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != expected:
+            raise DamagedError(f"{folder / name} is damaged, or missing")
     _clean(folder)
     load_weights(model, folder / "model.safetensors")
     model.eval()
-    seconds = json.loads((folder / "fit.json").read_text())["seconds"]
-    return Fit(pd.read_csv(folder / "history.csv"), seconds, loaded=True)
+    return Fit(pd.read_csv(folder / "history.csv"), made["seconds"], loaded=True)

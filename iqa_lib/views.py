@@ -11,16 +11,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.data.base import IQADataset
 from iqa_lib.devices import best_device, device_of, to_device
-from iqa_lib.files import atomic, cache_dir, file_key, tensors_sha256
+from iqa_lib.files import cache_dir, file_key, intact, load_tensors, locked, save_tensors, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
 
@@ -247,7 +244,8 @@ class FixedFeatures(View):
 
     def _kept(self, part: nn.Module, max_batch: int) -> dict[Path, list[Tensor]]:
         """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones."""
-        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge
+        threads = device_of(part).type == "cpu" and torch.get_num_threads()  # they change the last digits
+        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge, threads
         folder = cache_dir() / "features" / hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
         folders = [folder / key for key in self._keys(part)]
         images: dict[Path, set[Path]] = {}
@@ -256,25 +254,26 @@ class FixedFeatures(View):
         shuffled, kept = SystemRandom().sample(list(images), len(images)), {}  # concurrent runs share the work
         for reference in progress(shuffled, "features of the frozen backbone"):
             name = f"{file_key(reference)}.safetensors"
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{name}.lock"):
-                kept |= self._of_reference(part, images[reference], [tap / name for tap in folders], max_batch)
+            files, names = [tap / name for tap in folders], {path: file_key(path) for path in sorted(images[reference])}
+            taps = [intact(file, load_tensors, {}) for file in files]
+            if any(name not in tap for tap in taps for name in names.values()):
+                with locked(folder / f".{name}.lock"):
+                    taps = self._completed(part, names, files, max_batch)
+            kept |= {path: [tap[name] for tap in taps] for path, name in names.items()}
         return kept
 
-    def _of_reference(
-        self, part: nn.Module, images: set[Path], files: list[Path], max_batch: int
-    ) -> dict[Path, list[Tensor]]:
-        """The maps of one reference's images, read from a file a map; those that are missing are computed and added."""
-        names = {path: file_key(path) for path in sorted(images)}
-        taps = [_read(file) for file in files]
+    def _completed(
+        self, part: nn.Module, names: dict[Path, str], files: list[Path], max_batch: int
+    ) -> list[dict[str, Tensor]]:
+        """The maps of one reference's images from a file a map; those that are missing are computed and added."""
+        taps = [intact(file, load_tensors, {}) for file in files]
         missing = [path for path, name in names.items() if not all(name in tap for tap in taps)]
         found = {names[path]: self._maps(part, path, max_batch) for path in missing}
         for i, (tap, file) in enumerate(zip(taps, files, strict=True)):
             if new := {name: maps[i] for name, maps in found.items() if name not in tap}:
                 tap |= new
-                with atomic(file) as temporary:
-                    save_file(tap, temporary)
-        return {path: [tap[name] for tap in taps] for path, name in names.items()}
+                save_tensors(file, tap)
+        return taps
 
     def _maps(self, part: nn.Module, path: Path, max_batch: int) -> list[Tensor]:
         """An image's maps; a batch shared with another image would change a convolution's last bits."""
@@ -286,14 +285,6 @@ class FixedFeatures(View):
         shape = self.crops.cut(read_image(self.dataset.records[0].images[0]))[:1].shape
         probe = torch.linspace(0, 1, shape.numel()).view(shape)
         return [tensors_sha256([("map", scale)])[:16] for scale in _extracted(part, probe)]
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """A file's maps by name; none if there is no such file, or a damaged one, which is then written again."""
-    try:
-        return load_file(file) if file.exists() else {}
-    except SafetensorError:
-        return {}
 
 
 @torch.no_grad()

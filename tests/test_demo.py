@@ -324,6 +324,41 @@ def test_a_missing_image_is_made_again_just_the_same(cache, small):
     assert_whole(cache / "demo" / "v1", dataset)
 
 
+def test_an_image_replaced_by_a_black_one_is_made_again_and_said(cache, small, capsys):
+    dataset = small()
+    path = dataset.records[0].a
+    before = path.read_bytes()
+    Image.new("RGB", demo.SIZE).save(path)
+    capsys.readouterr()
+    small()
+    assert capsys.readouterr().out == f"{path} is damaged, or another image: it is made anew\n"
+    assert path.read_bytes() == before
+    assert_whole(cache / "demo" / "v1", dataset)
+
+
+@pytest.mark.parametrize("text", ["{", "[]]", '["a"]', "", '{"a": 1}'])
+def test_a_damaged_manifest_is_made_again(small, tmp_path, text):
+    dataset = small(root=tmp_path)
+    (tmp_path / "manifest.json").write_text(text)
+    small(root=tmp_path)
+    known = manifest(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in dataset.paths()} <= set(known)
+    assert {name: sha256(tmp_path / name) for name in known if name != "a"}.items() <= known.items()
+
+
+def test_what_is_complete_is_read_without_a_lock(small, monkeypatch):
+    records = small().records
+    monkeypatch.setattr("iqa_lib.data.demo.locked", lambda path: pytest.fail("locked"))
+    assert small().records == records
+
+
+def test_one_photograph_under_two_names_is_refused(photos, tmp_path):
+    for name in ("a.png", "b.png", "c.PNG"):
+        (tmp_path / name).write_bytes((photos / ("wide.png" if name != "b.png" else "tiny.bmp")).read_bytes())
+    with pytest.raises(DataError, match=r"got a.png and c.PNG, one photograph under two names.*: remove one"):
+        load(photos=tmp_path, scenes=0)
+
+
 def test_another_root_has_the_same_images(cache, small, tmp_path):
     here, there = small(), small(root=tmp_path)
     assert there.fingerprint() == here.fingerprint()

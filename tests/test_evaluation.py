@@ -3,7 +3,6 @@
 Baselines' scores: kept, each pair of images computed once, and again where anything changes.
 """
 
-import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from iqa_lib.evaluation import (
     predict_baseline,
     prediction_table,
 )
+from iqa_lib.files import read_json
 from iqa_lib.models import PRFNet
 from iqa_lib.views import Crops, FixedFeatures
 from iqa_lib.weights import Weights
@@ -519,7 +519,19 @@ def test_a_write_that_fails_leaves_what_was_kept(tmp_path, cache, monkeypatch):
             baseline_scores(counted()[0], more)
     assert {path: path.read_bytes() for path in cache.rglob("*.json")} == kept
     assert computed(more) == 1
-    assert [len(json.loads(path.read_text())) for path in kept] == [3]
+    assert [len(read_json(path)) for path in kept] == [3]
+
+
+def test_a_kept_score_with_another_digit_is_computed_again(pairs, cache, capsys):
+    expected = baseline_scores(counted()[0], pairs).tolist()
+    file = sorted(cache.rglob("*.json"))[0]
+    text = file.read_text()
+    digit = next(place for place in range(text.index(": ") + 2, len(text)) if text[place] in "12345678")
+    for damaged in (f"{text[:digit]}9{text[digit + 1 :]}", text[: len(text) // 2]):
+        file.write_text(damaged)
+        assert baseline_scores(counted()[0], pairs).tolist() == expected
+        assert f"{file} is damaged" in capsys.readouterr().out
+        assert file.read_text() == text
 
 
 @pytest.mark.parametrize("name", ["psnr", "mse", "gmsd"])

@@ -225,7 +225,7 @@ def test_empty_batch_is_a_value_error():
         check_images(torch.rand(0, 3, 64, 64))
 
 
-def test_kept_pixels_are_the_images_and_are_decoded_once(tmp_path, monkeypatch):
+def test_kept_pixels_are_the_images_and_are_decoded_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "a.png"
     Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(file)
@@ -234,5 +234,9 @@ def test_kept_pixels_are_the_images_and_are_decoded_once(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("iqa_lib.images.read_image", lambda path: pytest.fail("decoded again"))
         assert torch.equal(read_kept(file), expected)
+    (kept,) = (tmp_path / "cache" / "pixels").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1] + b"\xff")
+    assert torch.equal(read_kept(file), expected)
+    assert capsys.readouterr().out.count("is damaged") == 1
     Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(file)
     assert torch.equal(read_kept(file), torch.zeros(3, 5, 4, dtype=torch.uint8))

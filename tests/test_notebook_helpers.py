@@ -14,6 +14,7 @@ from image_sets import image_set
 
 from iqa_lib.data.base import Label, Pair, Triplet
 from iqa_lib.lab import notebook
+from iqa_lib.lab.parameters import ParameterError
 from iqa_lib.models import prfnet
 
 GIVEN = {"crops": "grid", "crop": 32, "crop_count": 2, "seed": 3}
@@ -71,6 +72,15 @@ def test_sides_get_the_parameters_of_the_protocols_names():
     seen = notebook.sides_of(run, lambda **options: options, by="row")
     demo = {"photos": "", "scenes": 2, "pairs": 5, "triplets": 5}
     assert seen == {"dataset": "demo", "root": Path("data"), "seed": 1, "cross": "", "by": "row", "demo": demo}
+
+
+def test_a_batch_larger_than_the_data_stops_before_any_features(tmp_path):
+    run = SimpleNamespace(parameters={"batch_size": 4}, data_root=Path("data"), split=1, arguments_of=lambda _: {})
+    sides = {"train": image_set(tmp_path, [(40, 56)] * 3), "test": image_set(tmp_path, [(40, 56)])}
+    with pytest.raises(ParameterError, match="batch_size: got 4, expected at most 3, the records of side 'train'"):
+        notebook.sides_of(run, lambda **_: sides)
+    run.parameters["batch_size"] = 3
+    assert notebook.sides_of(run, lambda **_: sides) is sides
 
 
 @pytest.mark.parametrize(("scale", "max_steps", "fails"), [("smoke", 0, True), ("smoke", 5, False), ("demo", 0, False)])

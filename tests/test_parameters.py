@@ -1,5 +1,7 @@
 """Parameters: what the notebooks declare, what the files set, and what is refused."""
 
+import math
+
 import pytest
 
 from iqa_lib import data, training, views
@@ -72,8 +74,8 @@ def test_rows_hold_only_what_differs_from_the_notebook():
         ({"seed": True}, "seed: got True (bool), expected int"),
         ({"batch_size": 0}, "batch_size: got 0, expected above 0"),
         ({"seed": -1}, "seed: got -1, expected at least 0"),
-        ({"lr_1": float("nan")}, "lr_1: got nan, expected above 0"),
-        ({"lr_1": float("inf")}, "lr_1: got inf, expected above 0"),
+        ({"lr_1": float("nan")}, "lr_1: got nan, expected a finite number above 0"),
+        ({"lr_1": float("inf")}, "lr_1: got inf, expected a finite number above 0"),
         ({"momentum": float("nan")}, "momentum: got nan, expected 0 to 0.999"),
         ({"stage": 3}, "stage: got '3', expected one of '1', '2', 'all'"),
         ({"dropout": 1.5}, "dropout: got 1.5, expected 0 to 0.99"),
@@ -84,6 +86,34 @@ def test_a_wrong_parameter_is_named_with_what_is_expected(values, message):
     with pytest.raises(ParameterError, match="parameters of 03_prfnet") as caught:
         validate("03_prfnet", values)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["row", "scale"])
+@pytest.mark.parametrize(
+    "value", ["../../../../escape", "", "a/b", ".", "..", "steps", "Steps", "/tmp/x", "a\n", "ü", 7]
+)
+def test_a_name_that_becomes_a_folder_stays_in_its_place(name, value):
+    with pytest.raises(ParameterError, match=rf"{name}: got .*, expected a name that begins with a letter"):
+        validate("03_prfnet", {name: value})
+    assert validate("03_prfnet", {name: "mine_2.a-b"})[name] == "mine_2.a-b"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": 9_300_000_000_000}, "seed: got 9300000000000, expected at most 4294967295"),
+        ({"split": 2**32}, "split: got 4294967296, expected at most 4294967295"),
+        ({"lr_1": math.inf}, "lr_1: got inf, expected a finite number above 0"),
+        ({"lr_2": math.nan}, "lr_2: got nan, expected a finite number above 0"),
+        ({"lr_1": 1e10}, "lr_1: got 10000000000.0, expected at most 10"),
+        ({"batch_size": 16, "accumulate": 3}, r"accumulate: got 3, expected a divisor of batch_size \(16\)"),
+        ({"crop": 8000, "max_batch": 999, "crop_count": 999}, r"crop: got 999 crops of 8000 px at once, about \d+ GB"),
+        ({"test_crop": 8000, "max_batch": 999, "test_crop_count": 999}, r"test_crop: got 999 crops .* lower test_crop"),
+    ],
+)
+def test_what_would_fail_later_stops_before_any_work(values, message):
+    with pytest.raises(ParameterError, match=message):
+        validate("03_prfnet", values)
 
 
 def test_all_wrong_parameters_are_listed_at_once():

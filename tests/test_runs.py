@@ -15,6 +15,7 @@ from filelock import FileLock
 from torch import nn
 
 from iqa_lib.data.base import IQADataset, Label, Triplet
+from iqa_lib.files import read_json, write_json
 from iqa_lib.lab import execute, parameters, plan, records, runs, tables
 from iqa_lib.lab.execute import one_gpu
 from iqa_lib.lab.parameters import ParameterError
@@ -32,6 +33,7 @@ class Noise(torch.utils.data.Dataset):
 
     def __init__(self, tmp_path):
         image = tmp_path / "x.png"
+        image.exists() or image.touch()
         records = [Triplet(image, image, image, float(i % 2), f"r{i}", 0.0) for i in range(4)]
         self.dataset = IQADataset("noise", "train", records, Label("votes", 0, 1, True))
 
@@ -156,9 +158,9 @@ def test_a_run_without_a_model_records_the_weights_of_each_network(here):
 def test_a_table_sets_the_paper_beside_ours_and_shows_rows_that_were_not_run(here):
     test_the_record_tells_what_the_number_stands_on(here)
     path = here / "outputs/demo/03_prfnet/table2_fpn/seed0/run.json"
-    record = json.loads(path.read_text())
+    record = read_json(path)
     record["data"]["test"] |= {"name": "clic", "split": "validation"}
-    path.write_text(json.dumps(record))
+    write_json(path, record)
     text = tables.write("prfnet_table2", "demo").read_text()
     fpn, bifpn = (
         next(line for line in text.splitlines() if line.startswith(f"| {name} ")) for name in ("FPN", "BiFPN")
@@ -172,9 +174,9 @@ def test_a_table_sets_the_paper_beside_ours_and_shows_rows_that_were_not_run(her
 def test_a_demo_number_is_called_one_and_has_a_column_of_its_own(here):
     test_the_record_tells_what_the_number_stands_on(here)
     path = here / "outputs/demo/03_prfnet/table2_fpn/seed0/run.json"
-    record = json.loads(path.read_text())
+    record = read_json(path)
     record["data"]["test"]["name"] = "demo"
-    path.write_text(json.dumps(record))
+    write_json(path, record)
     text = tables.write("prfnet_table2", "demo").read_text()
     assert "demo numbers" in text
     assert "| method | accuracy on CLIC-V: paper | accuracy, demo set: ours |" in text

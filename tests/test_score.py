@@ -22,6 +22,7 @@ from iqa_lib.backbones import PACKAGED
 from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.demo import packaged_photos
+from iqa_lib.files import read_json, write_json
 from iqa_lib.images import as_image
 from iqa_lib.lab import batches, networks, runs, scoring
 from iqa_lib.lab.command import main
@@ -422,7 +423,7 @@ def test_a_run_of_another_network_a_broken_or_an_old_one_is_refused(tmp_path):
     folder = tmp_path / "seed0"
     with pytest.raises(ValueError, match="is a run of fr-nr: give metric='fr-nr'"):
         scoring.load("ahiq", checkpoint=folder)
-    record = json.loads((folder / "run.json").read_text())
+    record = read_json(folder / "run.json")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(WeightsError, match="run the row again"):
@@ -435,7 +436,7 @@ def test_a_run_of_another_network_a_broken_or_an_old_one_is_refused(tmp_path):
         ({"model": {"class": "os.system", "options": {}}}, "no 'os.system'"),
         ({"model": {"class": "FRNR", "options": {"wings": 2}}}, r"no option \['wings'\]"),
     ):
-        (folder / "run.json").write_text(json.dumps(record | changed))
+        write_json(folder / "run.json", record | changed)
         (folder / "model.safetensors").write_bytes(weights)
         with pytest.raises(ValueError, match=message):
             scoring.load(folder)

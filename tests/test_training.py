@@ -897,3 +897,12 @@ def test_a_loss_that_is_not_finite_stops_at_its_step(tmp_path, bad):
     assert names(tmp_path) == {"checkpoint.pt"}
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
     assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_weights_that_are_not_finite_at_the_end_are_no_result(tmp_path):
+    """The last step's loss is that before it."""
+    with pytest.raises(
+        FloatingPointError, match=r"small: the weights are not finite after step 1: lower lr \(1e\+39\)"
+    ):
+        train(tmp_path, lr=1e39, max_steps=1, optimizer="sgd", schedule="constant")
+    assert not names(tmp_path)

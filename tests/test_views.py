@@ -502,7 +502,7 @@ def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, ba
     for file in (kept := sorted(cache.rglob("*.safetensors")))[1:]:
         file.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("iqa_lib.views.save_file", lambda maps, path: path.write_bytes(b"half") and 1 / 0)
+        patch.setattr("safetensors.torch.save_file", lambda maps, path, marks: path.write_bytes(b"half") and 1 / 0)
         with pytest.raises(ZeroDivisionError):
             FixedFeatures(crops, backbone)
     assert list(cache.rglob("*.safetensors")) == kept[:1]
@@ -513,15 +513,29 @@ def test_an_interrupted_computation_leaves_whole_files_alone(tmp_path, cache, ba
     assert len(list(cache.rglob("*.safetensors"))) == len(backbone.backbone.taps)
 
 
-def test_a_damaged_file_of_maps_is_made_again(tmp_path, cache, backbone, counted):
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_damaged_file_of_maps_is_made_again(tmp_path, cache, backbone, counted, capsys, damage):
     crops = Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
     expected = [[scale.clone() for scale in scales] for scales in FixedFeatures(crops, backbone).maps.values()]
     damaged = sorted(cache.rglob("*.safetensors"))[0]
-    damaged.write_bytes(damaged.read_bytes()[:100])
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:100] if damage == "cut" else whole[:-50] + bytes([whole[-50] ^ 1]) + whole[-49:])
     counted.clear()
     again = FixedFeatures(crops, backbone).maps.values()
     assert sum(counted) == 3
     assert all(equal(*scales) for scales in zip(again, expected, strict=True))
+    assert f"{damaged} is damaged" in capsys.readouterr().out
+    assert damaged.read_bytes() == whole
+
+
+def test_maps_made_with_other_threads_are_not_taken(tmp_path, cache, backbone, counted, monkeypatch):
+    """One thread against two changes them by 1e-5, not always those of the one crop that names a backbone's maps."""
+    crops = Crops(image_set(tmp_path, [(64, 64)]), "grid", 64)
+    for threads, computed in ((1, 3), (2, 3), (1, 0), (2, 0)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        counted.clear()
+        FixedFeatures(crops, backbone)
+        assert sum(counted) == computed
 
 
 def test_two_at_once_share_the_work(tmp_path, cache, backbone, counted, monkeypatch):

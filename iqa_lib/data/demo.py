@@ -22,12 +22,11 @@ import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image, ImageOps
 from scipy.stats import norm
 
@@ -36,7 +35,7 @@ from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.folder import deal
 from iqa_lib.data.splits import by_reference
-from iqa_lib.files import atomic, cache_dir, sha256
+from iqa_lib.files import DamagedError, atomic, cache_dir, intact, locked, sha256
 from iqa_lib.images import encode_png, read_image
 from iqa_lib.progress import progress
 
@@ -146,7 +145,14 @@ def references(photos: Path | str = "", scenes: int = 12) -> list[DemoReference]
     if not found:
         kinds = ", ".join(ENDINGS)
         raise DataError(f"photos: got no photograph in {photos}, expected four or more {kinds} in a folder")
-    taken = [DemoReference(f"{path.stem}-{sha256(path)[:8]}", photo=path) for path in found]
+    hashes: dict[str, Path] = {}
+    for path in found:
+        if (first := hashes.setdefault(sha256(path), path)) != path:
+            twice = f"{first.name} and {path.name}, one photograph under two names"
+            raise DataError(
+                f"photos: got {twice}, expected each once, so that no split has it on both sides: remove one"
+            )
+    taken = [DemoReference(f"{path.stem}-{hashed[:8]}", photo=path) for hashed, path in hashes.items()]
     return taken + [DemoReference(f"leaves{number:02d}", scene=number) for number in range(scenes)]
 
 
@@ -183,7 +189,7 @@ def dead_leaves(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> np.nd
 @cache
 def level_means() -> dict[tuple[int, int], float]:
     """KADID-10k's mean score of each `(type, level)`, 1 (worst) to 5 (best)."""
-    lines = (files("iqa_lib.data") / "kadid10k_level_means.csv").read_text().splitlines()
+    lines = (files("iqa_lib.data") / "kadid10k_level_means.csv").read_text(encoding="utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return {(int(row["type"]), int(row["level"])): float(row["mean_score"]) for row in rows}
 
@@ -200,13 +206,18 @@ def probability_b_closer(score_a, score_b):
 
 
 def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) -> None:
-    """Make those of the images that are missing, and enter their hashes into `manifest.json`."""
-    root.mkdir(parents=True, exist_ok=True)
-    manifest = root / "manifest.json"
-    with FileLock(root / ".lock"):
-        known = json.loads(manifest.read_text()) if manifest.exists() else {}
-        keys = {path: f"{path.parent.name}/{path.name}" for path in sorted(paths)}
-        missing = [path for path, key in keys.items() if key not in known or not path.exists()]
+    """Make those of the images that are missing or damaged, and enter their hashes into `manifest.json`."""
+    manifest, keys = root / "manifest.json", {path: f"{path.parent.name}/{path.name}" for path in sorted(paths)}
+
+    def look() -> tuple[dict[str, str], list[Path]]:
+        known = intact(manifest, _read_manifest, {})
+        wanted = ((path, known.get(key, "")) for path, key in keys.items())
+        return known, [path for path, hashed in wanted if not intact(path, partial(_as_made, hashed=hashed), False)]
+
+    if not look()[1]:
+        return
+    with locked(root / ".lock"):
+        known, missing = look()
         if not missing:
             return
         needed = {path.parent.name for path in missing}
@@ -225,7 +236,27 @@ def make(root: Path, sources: Sequence[DemoReference], paths: Collection[Path]) 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = dict(progress(pool.map(make_one, missing), "making demo images", total=len(missing)))
         with atomic(manifest) as temporary:
-            temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0))
+            temporary.write_text(json.dumps(dict(sorted((known | made).items())), indent=0), encoding="utf-8")
+
+
+def _read_manifest(file: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"{file} is damaged ({error})") from error
+
+
+def _as_made(path: Path, hashed: str) -> bool:
+    """Whether an image is known by its SHA-256; DamagedError if it has another."""
+    status = path.stat()
+    if hashed and _sha256(path, status.st_size, status.st_mtime_ns) != hashed:
+        raise DamagedError(f"{path} is damaged, or another image")
+    return bool(hashed)
+
+
+@cache
+def _sha256(path: Path, _size: int, _changed: int) -> str:
+    return sha256(path)
 
 
 def _drawn(name: str, cells: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
@@ -244,9 +275,12 @@ def _pairs(folder: Path, cells: Sequence[tuple[int, int]]) -> list[Pair]:
 def _triplets(folder: Path, cells: Sequence[tuple[int, int]], count: int, votes: int) -> list[Triplet]:
     name, reference, records = folder.name, folder / "reference.png", []
     rng, score = _rng(name, 3, votes), scores(name)
+    values = np.array([score[cell] for cell in cells])
+    closer = probability_b_closer(values[:, None], values)  # (A, B)
     for _ in range(count):
-        a, b = (cells[i] for i in rng.choice(len(cells), 2, replace=False))
-        p_b = rng.binomial(votes, probability_b_closer(score[a], score[b])) / votes
+        places = rng.choice(len(cells), 2, replace=False)
+        p_b = rng.binomial(votes, closer[*places]) / votes
+        a, b = (cells[i] for i in places)
         kinds = TYPES[a[0]], TYPES[b[0]]
         records.append(Triplet(reference, folder / FILES[a], folder / FILES[b], p_b, name, p_b, *kinds))
     return records

@@ -74,7 +74,7 @@ def main() -> None:
         in_cell = hasattr(error, "ename")  # then it is papermill's, and holds the error raised in the cell
         name, words = (error.ename, error.evalue) if in_cell else (type(error).__name__, str(error))
         with atomic(reason) as temporary:
-            temporary.write_text(f"{name}: {' '.join(words.split())}\n")
+            temporary.write_text(f"{name}: {' '.join(words.split())}\n", encoding="utf-8")
         if not in_cell and not isinstance(error, ParameterError):
             raise
         sys.exit(f"{arguments.notebook} with {' '.join(arguments.files)} failed:\n{error}")
@@ -83,8 +83,8 @@ def main() -> None:
 @contextmanager
 def watched(place: Path) -> Iterator[None]:
     """Let this process and its kernels tell in a file how far they are; it is there only as long as they run."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text("{}")
+    with atomic(place) as temporary:
+        temporary.write_text("{}", encoding="utf-8")
     os.environ[PLACE] = str(place.resolve())
     try:
         yield

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.data.base import IQADataset, Pair, Triplet
 from iqa_lib.lab.networks import metric_names as metric_names
-from iqa_lib.lab.parameters import crops_of_test
+from iqa_lib.lab.parameters import ParameterError, crops_of_test
 from iqa_lib.lab.runs import Run
 from iqa_lib.metrics import Estimate, agreements, two_afc_accuracy
 from iqa_lib.models import FRNR
@@ -37,12 +37,19 @@ def code(*functions: Callable) -> Markdown:
 
 
 def sides_of(run: Run, protocol: Callable[..., dict], **options) -> dict[str, IQADataset]:
-    """The sides of one of `iqa_lib.data.protocols` by the notebook's parameters; `demo_*` are for the demo set."""
+    """The sides of one of `iqa_lib.data.protocols` by the notebook's parameters; `demo_*` are for the demo set.
+
+    A side that is trained on and smaller than a batch raises ParameterError, before anything is computed.
+    """
     demo = {name.removeprefix("demo_"): value for name, value in run.parameters.items() if name.startswith("demo_")}
     if "records" in demo:
         demo["pairs"] = demo["triplets"] = demo.pop("records")
     given = run.arguments_of(protocol) | {"seed": run.split} | options
-    return protocol(root=run.data_root, demo=demo, **given)
+    sides, batch = protocol(root=run.data_root, demo=demo, **given), run.parameters.get("batch_size", 1)
+    for side in {"train", "coarse", "fine"} & sides.keys():
+        if (records := len(sides[side])) < batch:
+            raise ParameterError(f"batch_size: got {batch}, expected at most {records}, the records of side {side!r}")
+    return sides
 
 
 def views_of(run: Run, sides: Mapping[str, IQADataset], **varied) -> dict[str, Crops]:

@@ -14,9 +14,10 @@ import ast
 import io
 import json
 import math
+import os
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +28,10 @@ from iqa_lib.files import repo_root
 
 _CHOICES = re.compile(r"\{(.+?)\} ?(.*)")
 _BOUNDS = re.compile(r"\[(-?\d+\.?\d*), (?:(-?\d+\.?\d*)\]|inf\)) ?(.*)")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 SMALL_SCALES = ("smoke", "demo")
+LARGEST = {"seed": 2**32 - 1, "split": 2**32 - 1, "lr": 10, "lr_1": 10, "lr_2": 10}
+"""Of parameters whose declaration has no upper bound: what generators take, and beyond what nothing learns."""
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -60,7 +64,7 @@ class Parameter:
         if self.choices:
             fits, allowed = value in self.choices, f"one of {', '.join(map(repr, self.choices))}"
         elif self.type in (int, float) and self.low is None:
-            fits, allowed = 0 < value < math.inf, "above 0"
+            fits, allowed = 0 < value < math.inf, "above 0" if value <= 0 else "a finite number above 0"
         elif self.type in (int, float):
             allowed = f"at least {self.low:g}" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
             fits = self.low <= value <= self.high and value < math.inf
@@ -72,7 +76,7 @@ def declared(notebook: str) -> dict[str, Parameter]:
 
     A mark that cannot be read, or that excludes the default, raises ParameterError.
     """
-    cells = json.loads((repo_root() / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    cells = json.loads((repo_root() / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
     return declarations(source)
 
@@ -109,6 +113,7 @@ def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
         wrong.append(f"{name}: unknown{meant} {notebook} has {', '.join(known)}")
     resolved = {name: each.converted(values.get(name, each.default)) for name, each in known.items()}
     wrong += [f"{name}: {problem}" for name, each in known.items() if (problem := each.problem(resolved[name]))]
+    wrong += [] if wrong else _together(resolved)
     if (scale := resolved.get("scale")) in SMALL_SCALES:
         todo = "real weights: give 'packaged', 'auto' or a file, or another scale such as scale='trial'"
         random = (name for name, value in resolved.items() if name.endswith("weights") and value == "random")
@@ -116,6 +121,25 @@ def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     if wrong:
         raise ParameterError(f"parameters of {notebook}:\n  " + "\n  ".join(wrong))
     return resolved
+
+
+def _together(values: Mapping[str, object]) -> Iterator[str]:
+    """What is wrong with values that each fit their declaration: as names of folders, with others, on this machine."""
+    for name in {"scale", "row"} & values.keys():
+        if not _NAME.fullmatch(values[name]) or values[name].lower() == "steps":
+            allowed = "a name that begins with a letter, of letters, digits, '_', '-' and '.', and is not 'steps'"
+            yield f"{name}: got {values[name]!r}, expected {allowed}: it becomes a folder in outputs/"
+    for name, value in values.items():
+        if name in LARGEST and not isinstance(value, str) and value > LARGEST[name]:
+            yield f"{name}: got {value}, expected at most {LARGEST[name]}"
+    if "accumulate" in values and values["batch_size"] % values["accumulate"]:
+        yield f"accumulate: got {values['accumulate']}, expected a divisor of batch_size ({values['batch_size']})"
+    for name in {"crop", "test_crop"} & values.keys():
+        count = min(values["max_batch"], values.get(name + "_count", values.get("test_crop_count", 1)))
+        needed, memory = 36 * values[name] ** 2 * count, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory / 2:
+            got = f"{count} crops of {values[name]} px at once, about {needed / 1e9:.0f} GB with their maps"
+            yield f"{name}: got {got}, expected at most half of this machine's {memory / 1e9:.0f} GB: lower {name}"
 
 
 def crops_of_test(parameters: Mapping[str, object]) -> dict[str, object]:
@@ -130,5 +154,5 @@ def read_parameters(*files: Path | str) -> dict[str, object]:
     """Parameters from YAML files; later files override earlier ones."""
     merged = {}
     for file in files:
-        merged |= yaml.safe_load(Path(file).read_text()) or {}
+        merged |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
     return merged

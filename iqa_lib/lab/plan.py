@@ -17,7 +17,7 @@ FULL_SEEDS = 3
 @cache
 def specifications() -> dict[str, dict]:
     """All tables by name."""
-    return yaml.safe_load((repo_root() / "params" / "tables.yaml").read_text())
+    return yaml.safe_load((repo_root() / "params" / "tables.yaml").read_text(encoding="utf-8"))
 
 
 def columns(table: dict, scale: str) -> list[dict]:

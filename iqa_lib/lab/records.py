@@ -3,20 +3,24 @@
 Imports no torch, and pandas only to read predictions.
 """
 
-import json
+import os
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iqa_lib.files import repo_root
+from iqa_lib.files import DamagedError, read_json, repo_root, sha256
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RECORD = "run.json"  # written last: a run that has it is finished
+KEYS = ("parameters", "metrics", "data", "weights", "device", "seconds", "peak_memory_bytes", "commit", "dirty")
 NOTEBOOK = "run.ipynb"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.csv"
 FIGURES = "figures"
+AGAIN = f"delete its {RECORD} and run the row again"
 FAILED = "failed.txt"
 PROGRESS = "progress.json"  # only while it runs: its name, step, steps and a note, see `iqa_lib.progress`
 
@@ -38,20 +42,62 @@ def located(named: Path | str) -> Path:
 
 
 def read(run_folder: Path | str) -> dict:
-    """A run's record, and its `folder`; ValueError if the folder holds none, or a damaged one."""
+    """A run's record, and its `folder`; ValueError if the folder holds none, or a damaged one.
+
+    A record of older code has neither a checksum nor the hashes of the other files (`files`), and is taken as it is.
+    """
     file = located(run_folder) / RECORD
     if not file.is_file():
         wanted = folder("<scale>", "<notebook>/<row>", "<k>")
         raise ValueError(f"{run_folder} holds no {RECORD}, expected the folder of a finished run, {wanted}")
     try:
-        return json.loads(file.read_text()) | {"folder": file.parent}
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}): run the row again") from error
+        record = read_json(file, unmarked=True)
+    except DamagedError as error:
+        raise DamagedError(f"{error}: {AGAIN}") from error
+    if lacking := [key for key in KEYS if key not in record]:
+        raise DamagedError(f"{file} lacks {', '.join(lacking)}: {AGAIN}")
+    return record | {"folder": file.parent}
+
+
+def checked(record: dict, name: str) -> Path:
+    """A file of a run, such as `WEIGHTS`; DamagedError if it is missing, or is not the one that the record is about."""
+    file, expected = record["folder"] / name, record.get("files", {}).get(name)
+    if not file.is_file():
+        raise DamagedError(f"{file} is missing: {AGAIN}, or copy the file too")
+    if expected and _sha256(file, file.stat().st_mtime_ns) != expected:
+        raise DamagedError(f"{file} is damaged, or not of the run that its record is about: {AGAIN}")
+    return file
 
 
 def read_all(scale: str, run: str, seed: int | str = "*") -> list[dict]:
-    """The records of the finished runs that match; of a row, one a seed."""
-    return [read(each) for each in finished(scale, run, seed)]
+    """The records of the finished runs that match, of a row one a seed, but for those in `damaged`."""
+    found = []
+    for each in finished(scale, run, seed):
+        with suppress(DamagedError):
+            found.append(_read_whole(each))
+    return found
+
+
+def damaged(scale: str, run: str) -> list[str]:
+    """Of the finished runs that match, those that cannot be used, each in a line that says why."""
+    found = []
+    for each in finished(scale, run):
+        try:
+            _read_whole(each)
+        except DamagedError as error:
+            found.append(str(error).replace(f"{_root()}{os.sep}", ""))
+    return found
+
+
+def _read_whole(run_folder: Path) -> dict:
+    record = read(run_folder)
+    checked(record, PREDICTIONS)
+    return record
+
+
+@cache
+def _sha256(file: Path, _changed: int) -> str:
+    return sha256(file)
 
 
 def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
@@ -60,6 +106,12 @@ def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
 
     table = pd.read_csv(located(run_folder) / PREDICTIONS)
     return table[table.side == side].reset_index(drop=True) if side and "side" in table else table
+
+
+def commit(record: dict) -> str:
+    """The commit that a run was made at, such as `"0123abcd dirty"`, or `"unknown: "` and the reason."""
+    made_at = record["commit"] or "unknown"
+    return made_at if made_at.startswith("unknown") else made_at[:8] + " dirty" * bool(record["dirty"])
 
 
 def has_network(run_folder: Path) -> bool:
@@ -75,7 +127,7 @@ def figures(run_folder: Path) -> dict[str, Path]:
 def failure(scale: str, run: str) -> str:
     """Why a run of any seed failed, in a line; empty if none did."""
     files = sorted(_root().glob(str(folder(scale, run, "*") / FAILED)))
-    return files[-1].read_text().strip() if files else ""
+    return files[-1].read_text(encoding="utf-8").strip() if files else ""
 
 
 def is_demo(record: dict) -> bool:

@@ -65,9 +65,7 @@ def closing(scale: str) -> str:
 
 def page(scale: str) -> str:
     """The whole report as Markdown."""
-    commits = {
-        (each["commit"] or "none")[:8] + " dirty" * bool(each["dirty"]) for each in records.read_all(scale, "*/*")
-    }
+    commits = {records.commit(each) for each in records.read_all(scale, "*/*")}
     made = f"Made by `make reproduce` at commit {', '.join(sorted(commits)) or 'none'}"
     parts = [
         f"# Every table at {scale} scale",
@@ -86,7 +84,7 @@ def report(scale: str) -> Path:
 
     html, _ = HTMLExporter(exclude_input=True).from_filename(str(folder / "report.ipynb"))
     with atomic(folder / "report.html") as temporary:
-        temporary.write_text(html)
+        temporary.write_text(html, encoding="utf-8")
     return folder / "report.html"
 
 

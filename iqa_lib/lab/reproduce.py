@@ -116,7 +116,7 @@ class Watch:
 
     def _reason(self, training: Training) -> str:
         file = self.folders[training] / records.FAILED
-        return file.read_text().strip() if file.exists() else "not run"
+        return file.read_text(encoding="utf-8").strip() if file.exists() else "not run"
 
     def _seconds_left(self) -> float | None:
         """By what finished rows took, those of the same notebook if there are any; None before there is one."""
@@ -133,7 +133,7 @@ class Watch:
         """What a row that is running tells of its step; None if it is not running."""
         file = self.folders[training] / records.PROGRESS
         with suppress(OSError, ValueError):
-            return json.loads(file.read_text()) if self._is_of_now(file) else None
+            return json.loads(file.read_text(encoding="utf-8")) if self._is_of_now(file) else None
         return None
 
     def _has_failed(self, training: Training) -> bool:
@@ -156,7 +156,7 @@ def reproduce(
         f"{len(watch.folders)} rows at {scale} scale, {len(watch.done)} of them finished before; {cores} at a time"
     )
     screen.say(f"all that they print: {file.relative_to(repo_root())}")
-    with open(file, "w") as log:
+    with open(file, "w", encoding="utf-8") as log:
         try:
             with _running(workflow, log) as process:
                 while process.poll() is None:
@@ -172,7 +172,8 @@ def reproduce(
     _conclude(watch, screen)
     missing = watch.missing()
     if (process.returncode and not missing) or writer.returncode:
-        screen.say("\n".join(["the end of what was printed:", *file.read_text().splitlines()[-15:]]))
+        printed = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        screen.say("\n".join(["the end of what was printed:", *printed[-15:]]))
     return int(bool(missing or process.returncode or writer.returncode))
 
 

@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import inspect
-import json
 import os
 import platform
 import subprocess
@@ -17,19 +16,19 @@ from pathlib import Path
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
 from iqa_lib.devices import device_name, device_of, instructions, resolved_precision, use_one_thread
-from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
+from iqa_lib.files import atomic, code_fingerprint, file_key, locked, repo_root, sha256, tensors_sha256, write_json
 from iqa_lib.lab import records
 from iqa_lib.lab.parameters import SMALL_SCALES, declared, validate
 from iqa_lib.lab.parameters import ParameterError as ParameterError
 from iqa_lib.metrics import Estimate
 from iqa_lib.models.rebuild import described
 from iqa_lib.training import Fit, Task, fit, lower, peak_memory, save_weights
+from iqa_lib.views import View
 from iqa_lib.weights import Weights
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scipy", "pillow", "piq", "papermill")
@@ -58,22 +57,22 @@ class Run:
     ) -> Fit:
         """`iqa_lib.training.fit` in a folder that runs with the same first steps share.
 
-        The folder's name is a hash of everything that decides the outcome: the model as it is now, the data, the
-        options and this package's code. A step that another run has finished is loaded, one that another run is
-        training is waited for, a killed one resumes, and a stale one is never used. `name` is the step's, such as
-        `"step 1"`; `note` is printed first unless the step is finished. Options that are not given come from the
-        notebook's parameters of these names.
+        The folder's name is a hash of everything that decides the outcome: the model as it is now, the data with
+        its images' places, sizes and times, the options and this package's code. A step that another run has finished
+        is loaded, one that another run is training is waited for, a killed one resumes, and a stale one is never used.
+        `name` is the step's, such as `"step 1"`; `note` is printed first unless the step is finished. Options that are
+        not given come from the notebook's parameters of these names.
         """
         options = self.arguments_of(fit) | options
-        shown = [(task.data.fingerprint(), inspect.getsource(task.loss)) for task in (*tasks, select) if task]
+        learnt = [task for task in (*tasks, select) if task]
+        shown = [(task.data.fingerprint(), _files_key(task.data), inspect.getsource(task.loss)) for task in learnt]
         decisive = _model_key(model), shown, bool(select), inspect.getsource(improves), options
         key = hashlib.sha256(f"{decisive}{self.parameters['seed']}{code_fingerprint()}".encode()).hexdigest()
         folder = self.folder.parents[1] / "steps" / f"{name.replace(' ', '')}-{key[:12]}"
         if note and not (folder / "fit.json").exists():
             print(note)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         accelerator = Accelerator(mixed_precision="no")
-        with FileLock(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
+        with locked(folder.with_suffix(".lock")) if accelerator.is_main_process else nullcontext():
             accelerator.wait_for_everyone()
             options |= dict(select=select, improves=improves, name=name)
             result = fit(model, tasks, folder=folder, **options)
@@ -126,9 +125,15 @@ class Run:
         data: Mapping[str, IQADataset],
         weights: Weights | Mapping[str, Weights],
     ) -> Path:
-        """Write weights, predictions and, last, the record; returns its path. Several networks have weights by name."""
+        """Write weights, predictions and, last, the record; returns its path. Several networks have weights by name.
+
+        The record of an earlier run goes first: whenever this one is killed, no record stands beside another's files.
+        """
+        file, written = self.folder / records.RECORD, [self.folder / records.PREDICTIONS]
+        file.unlink(missing_ok=True)
         if model is not None:
-            save_weights(model, self.folder / records.WEIGHTS)
+            written.append(self.folder / records.WEIGHTS)
+            save_weights(model, written[-1])
         with atomic(self.folder / records.PREDICTIONS) as temporary:
             predictions.to_csv(temporary, index=False)
         device, several = device_of(model), not isinstance(weights, Weights)
@@ -147,15 +152,15 @@ class Run:
             "cpu_seconds": round(time.process_time(), 1),
             "peak_memory_bytes": peak_memory(device),
             "device": device_name(device),
+            "threads": torch.get_num_threads(),
             "instructions": instructions(),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in PACKAGES},
             "code": code_fingerprint(),
             **_commit(),
+            "files": {each.name: sha256(each) for each in written},
         }
-        file = self.folder / records.RECORD
-        with atomic(file) as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
+        write_json(file, record)
         print(f"record: {os.path.relpath(file, repo_root())}")
         return file
 
@@ -204,12 +209,25 @@ def _described(dataset: IQADataset) -> dict[str, object]:
     return known | {"references": len(set(dataset.reference_ids)), "fingerprint": dataset.fingerprint()}
 
 
+def _files_key(data: View) -> str:
+    """Of the image files that a view shows: their places, sizes and times."""
+    return hashlib.sha256("".join(map(file_key, data.dataset.paths())).encode()).hexdigest()
+
+
 def _commit() -> dict[str, object]:
-    """The checkout's commit and whether files differ from it; None outside a checkout."""
+    """The checkout's commit and whether files differ from it; else `"unknown: "` and the reason, and None."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command, text = ["git", "-C", str(repo_root()), *arguments], {"encoding": "utf-8", "errors": "replace"}
+        return subprocess.run(command, capture_output=True, check=True, env=outside, **text).stdout.strip()
+
     try:
-        git = ["git", "-C", str(repo_root())]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": head, "dirty": bool(changes.strip())}
+        if (top := Path(git("rev-parse", "--show-toplevel"))) != repo_root().resolve():
+            return {"commit": f"unknown: no checkout of its own, but inside that of {top}", "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().partition("\n")[0] or error
+    except OSError as error:
+        reason = error
+    return {"commit": f"unknown: {reason}", "dirty": None}

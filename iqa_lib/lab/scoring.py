@@ -26,7 +26,7 @@ from iqa_lib import baselines, models
 from iqa_lib.baselines import BASELINES
 from iqa_lib.devices import check_device, to_device
 from iqa_lib.evaluation import crop_outputs, mean_outputs
-from iqa_lib.files import sha256
+from iqa_lib.files import DamagedError, sha256
 from iqa_lib.images import as_image, exif_orientation
 from iqa_lib.lab import records
 from iqa_lib.lab.networks import NETWORKS, metric_names
@@ -247,7 +247,9 @@ def load_run(folder: Path | str) -> tuple[nn.Module, dict]:
         raise WeightsError(f"{folder} holds no {weights.name}: run the row again, or copy the file too")
     model = rebuilt(record["model"])
     try:
-        load_weights(model, weights)
+        load_weights(model, records.checked(record, records.WEIGHTS))
+    except DamagedError as error:
+        raise WeightsError(str(error)) from error
     except Exception as error:  # safetensors and torch raise several of their own
         raise WeightsError(f"{weights} does not fit the network of its record ({error}): run the row again") from error
     return model, record

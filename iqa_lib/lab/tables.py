@@ -116,7 +116,7 @@ def finished(table: dict, scale: str) -> pd.DataFrame:
             tested = "; ".join(f"{side['name']}, {side['split']} ({side['label']})" for side in sides)
             minutes = round(sum(record["seconds"] for record in found) / 60, 1)
             memory = round(max(record["peak_memory_bytes"] for record in found) / 1e9, 1)
-            commit = (last["commit"] or "")[:8] + (" dirty" if last["dirty"] else "")
+            commit = records.commit(last) + " (recorded without checksums)" * any("files" not in each for each in found)
             cost = len(found), minutes, memory, last["device"], commit, command(run, scale)
             lines.append((run, tested, weights_of(last), *cost))
     return pd.DataFrame(lines, columns=RUN)
@@ -232,7 +232,7 @@ def write(name: str, scale: str) -> Path:
     html = PAGE + mistune.create_markdown(plugins=["table"])(page + figure)
     for ending, content in (("csv", lines.to_csv(index=False)), ("html", html), ("md", page)):
         with atomic(folder(scale) / f"{name}.{ending}") as temporary:
-            temporary.write_text(content)
+            temporary.write_text(content, encoding="utf-8")
     return folder(scale) / f"{name}.md"
 
 
@@ -250,16 +250,18 @@ def _ours(row: dict, column: dict, table: dict, scale: str) -> tuple[dict, str]:
         return _ensemble(row["ensemble"], column, scale)
     run = row.get("runs", {}).get(column["data"], row.get("run", column.get("run")))
     found = [record for record in records.read_all(scale, run) if _tested_on(record, column)]
+    damaged = "; ".join(records.damaged(scale, run))
     if not found:
         reason = records.failure(scale, run)
-        return {}, f"failed: {reason}" if reason else "not run"
+        return {}, damaged or (f"failed: {reason}" if reason else "not run")
     method = row.get("method", row.get("baseline"))
     estimates = [record["metrics"].get(column["key"]) for record in found]
     if None in estimates:
         pretrained = method in BASELINES and BASELINES[method].needs_weights
         return {}, "weights not found" if pretrained else "left out of the run, or undefined for a pair"
     seeds = ", ".join(str(record["parameters"]["seed"]) for record in found)
-    return over_seeds(estimates), f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
+    source = f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
+    return over_seeds(estimates), f"{source}; not used: {damaged}" if damaged else source
 
 
 def _seen_by(row: dict, column: dict) -> dict:
@@ -367,7 +369,7 @@ def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
     for run in named:
         record = next((record for record in records.read_all(scale, run) if _tested_on(record, column)), None)
         if record is None:
-            return {}, "not run"
+            return {}, "; ".join(records.damaged(scale, run)) or "not run"
         tables.append(records.predictions(record["folder"], side))
         images.add(record["data"][side]["fingerprint"])
     if len(images) > 1:
@@ -455,7 +457,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.tables or specifications():
         path = write(name, arguments.scale)
-        print(f"\n{path.read_text()}\n-> {path.relative_to(repo_root())}")
+        print(f"\n{path.read_text(encoding='utf-8')}\n-> {path.relative_to(repo_root())}")
 
 
 if __name__ == "__main__":
