@@ -82,7 +82,8 @@ class Baseline:
 
         One by one: memory is that of one pair, and a score does not depend on its neighbours. Other images, too small
         or too large, raise ValueError, as does a pair for which the metric is undefined (some flat ones); a metric that
-        needs weights and is not from `load` raises WeightsError.
+        needs weights and is not from `load` raises WeightsError. Distorted images that require a gradient get one (that
+        of FSIM, FSIMc and VSI is not the slope of their score); their values are not checked.
         """
         import torch
 
@@ -108,7 +109,7 @@ class Baseline:
 
         def score(distorted: Tensor) -> Tensor:
             self.check(reference, distorted)
-            with torch.no_grad():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and distorted.requires_grad):
                 return self._score_one(prepared, distorted)
 
         return score

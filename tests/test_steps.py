@@ -8,7 +8,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
-from iqa_lib import training
+from iqa_lib import baselines, training
+from iqa_lib.baselines import BASELINES
 from iqa_lib.losses import mse, preference_bce
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, LPIPSPlus, Preference, PRFNet
 from iqa_lib.training import Task, fit
@@ -170,3 +171,90 @@ def test_a_tensor_left_on_the_cpu_is_found():
 
     with FakeTensorMode(), pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
         Left()(torch.rand(2, 3, 8, 8, device="cuda"))
+
+
+# --- A metric as a loss
+
+
+def slopes(score, reference: Tensor, distorted: Tensor, step: float) -> tuple[float, float]:
+    """The slope of a score along its gradient with respect to the distorted images: by the graph, by differences."""
+    given = distorted.clone().requires_grad_()
+    score(reference, given).sum().backward()
+    direction = given.grad / given.grad.norm()
+    with torch.no_grad():
+        ahead, behind = (score(reference, distorted + sign * step * direction).sum().double() for sign in (1, -1))
+    return given.grad.norm().item(), ((ahead - behind) / (2 * step)).item()
+
+
+def waves(side: int) -> Tensor:
+    x, y = torch.meshgrid(torch.linspace(0, 9, side), torch.linspace(0, 12, side), indexing="ij")
+    return torch.stack([0.5 + 0.4 * wave for wave in (x.sin(), (x + y).cos(), y.sin())])[None]
+
+
+def noisy(reference: Tensor, amount: float = 0.1) -> Tensor:
+    return (reference + amount * torch.randn_like(reference)).clamp(0.01, 0.99)
+
+
+@pytest.mark.parametrize("name", ["ahiq", "frnr", "frnr, frozen branch", "cfanet", "lpips_plus", "st_lpips"])
+def test_a_frozen_network_has_the_slope_of_its_score(name):
+    options = {"freeze_backbone": True} if name == "cfanet" else {}
+    model = build(name, **options).requires_grad_(False).double()
+    reference = torch.rand(2, 3, 48, 48, dtype=torch.float64)
+    single = name == "ahiq"  # its score is computed in float32
+    by_graph, by_differences = slopes(model, reference, noisy(reference), 1e-2 if single else 1e-6)
+    assert by_differences == pytest.approx(by_graph, rel=1e-2 if single else 1e-3)
+    assert by_graph > 1e-6
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["prfnet", "iqa_tmfm"])
+def test_a_frozen_triplet_network_has_the_slope_of_its_logit(name):
+    model = build(name).requires_grad_(False).double()
+    a, b = torch.rand(2, 1, 3, 64, 64, dtype=torch.float64)
+    by_graph, by_differences = slopes(lambda reference, b: model(reference, a, b), a, noisy(b), 1e-6)
+    assert by_differences == pytest.approx(by_graph, rel=1e-3)
+
+
+WITHOUT_A_SLOPE = {"fsim", "fsimc", "vsi"}  # piq's graph goes through sorted values and resampling
+SLOPES = [name for name in BASELINES if baselines.available(name) and name not in WITHOUT_A_SLOPE]
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_a_baseline_has_the_slope_of_its_score(name):
+    torch.manual_seed(0)
+    metric = baselines.load(name)
+    reference = noisy(waves(max(metric.min_size, 48)), 0.02)
+    by_graph, by_differences = slopes(metric.score, reference, noisy(reference), 3e-3)
+    assert by_differences == pytest.approx(by_graph, rel=0.03)
+    assert not metric.score(reference, noisy(reference)).requires_grad
+
+
+METRICS = {
+    "st-lpips-alex": lambda: baselines.load("st-lpips-alex").score,
+    "LPIPS+": lambda: LPIPSPlus(net="st-alex", weights="packaged"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_fifty_steps_bring_a_noisy_image_nearer(name):
+    torch.manual_seed(0)
+    reference = waves(48)
+    image, metric = noisy(reference).requires_grad_(), METRICS[name]()
+    optimizer = torch.optim.Adam([image], lr=0.005)
+    seen = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        distance = metric(reference, image).sum()
+        distance.backward()
+        optimizer.step()
+        seen.append((distance.item(), (image - reference).square().mean().item()))
+    (distance, error), (distance_then, error_then) = seen[0], seen[-1]
+    assert distance_then < 0.05 * distance
+    assert error_then < error
+
+
+def test_flat_black_images_have_a_finite_gradient():
+    image = torch.zeros(1, 3, 64, 64).requires_grad_()
+    for metric in METRICS.values():
+        metric()(torch.zeros(1, 3, 64, 64), image).sum().backward()
+        assert image.grad.isfinite().all()
