@@ -43,8 +43,9 @@ class Backbone(nn.Module):
         name: Full timm tag.
         taps: Indices into the network's stages, or a ViT's blocks (timm's `out_indices`), shallow to deep.
         weights: See `iqa_lib.weights.find_weights`; a file is a state dict in timm's layout.
-        frozen: No gradients, no graph, and BatchNorm keeps its statistics, also after `train()`. Random weights depend
-            on torch's seed alone, not on what was drawn since: every model made with this seed has the same.
+        frozen: No gradients, and BatchNorm keeps its statistics, also after `train()`; no graph, unless the images
+            require a gradient. Random weights depend on torch's seed alone, not on what was drawn since: every model
+            made with this seed has the same.
         se: Put squeeze-and-excitation into each bottleneck (Res2Net and ResNet families) before the residual sum, as a
             gate near one (sigmoid(4) = 0.982), so that plain pretrained weights still work.
         stem_pool: False drops the max-pool of a ResNet stem: strides 2, 4, 8, 16 and four times the work.
@@ -125,8 +126,13 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images `(B, 3, H, W)` in [0, 1] to one map a tap, `(B, channels[i], H / strides[i], W / strides[i])`."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        with graph_for(images, self.frozen):
             return self.net((images - self.mean) / self.std)
+
+
+def graph_for(images: Tensor, frozen: bool) -> torch.set_grad_enabled:
+    """The context of a backbone's pass: if it is frozen it records no graph, unless the images require a gradient."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and (images.requires_grad or not frozen))
 
 
 def taps_at(network: str, strides: Iterable[int]) -> tuple[int, ...]:

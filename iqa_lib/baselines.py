@@ -90,7 +90,8 @@ class Baseline:
         One by one: memory is that of one pair, and a score does not depend on its neighbours. Other images, too small
         or too large, raise ValueError, as does a pair for which the metric is undefined (some flat ones); a metric that
         needs weights and is not from `load` raises WeightsError. A warning says so where a metric is blind: it gives
-        two images that differ the score of equal ones.
+        two images that differ the score of equal ones. Distorted images that require a gradient get one (that of FSIM,
+        FSIMc and VSI is not the slope of their score); their values are not checked.
         """
         import torch
 
@@ -116,7 +117,7 @@ class Baseline:
 
         def score(distorted: Tensor) -> Tensor:
             self.check(reference, distorted)
-            with torch.no_grad():
+            with torch.set_grad_enabled(torch.is_grad_enabled() and distorted.requires_grad):
                 found = self._score_one(prepared, distorted)
             if found == self.best and not torch.equal(reference, distorted):
                 warnings.warn(

@@ -303,10 +303,12 @@ def read_kept(path: Path) -> Tensor:
     return kept["pixels"]  # (3, H, W)
 
 
-def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = None) -> None:
+def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = None, values: bool = True) -> None:
     """Check a model's input: float RGB tensors `(B, 3, H, W)` in [0, 1], all of one size.
 
-    `min_size` is the shortest side allowed, `max_pixels` the largest height x width, which bounds memory.
+    `min_size` is the shortest side allowed, `max_pixels` the largest height x width, which bounds memory. `values` are
+    not read, since a GPU would have to be waited for, in a training step (give False), where an image requires a
+    gradient (a metric as a loss), and in what `torch.compile` makes of a model.
     """
     for image in images:
         if not isinstance(image, Tensor) or not image.is_floating_point():
@@ -325,6 +327,12 @@ def check_images(*images: Tensor, min_size: int = 1, max_pixels: int | None = No
             raise ValueError(f"an image: got {height}x{width}, {height * width / 1e6:.1f} Mpx, expected at most {most}")
         if shape != tuple(images[0].shape):
             raise ValueError(f"images: got unequal shapes {[tuple(i.shape) for i in images]}, expected one shape")
-        low, high = torch.aminmax(image.detach())
+    read = values and images and not torch.compiler.is_compiling()
+    if read and not any(image.requires_grad for image in images):
+        _check_values(*images)
+
+
+def _check_values(*images: Tensor) -> None:
+    for low, high in torch.stack([torch.stack(torch.aminmax(image)) for image in images]).cpu():  # one wait
         if not (low >= -1e-4 and high <= 1 + 1e-4):
             raise ValueError(f"an image: got values {low:.4g} to {high:.4g}, expected [0, 1], no NaN: fix or clip them")

@@ -19,12 +19,14 @@ from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, Dataset
 
 from iqa_lib.checks import check_at_least, check_choice
-from iqa_lib.devices import PRECISIONS, autocast, best_device, to_device
+from iqa_lib.devices import PRECISIONS, autocast, best_device, fast_kernels, to_device
 from iqa_lib.files import DamagedError, atomic, intact, load_tensors, read_json, save_tensors, sha256, write_json
 from iqa_lib.progress import progress
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SCHEDULES = ("constant", "step", "cosine", "cosine_epoch", "cosine_step", "one_cycle")
+READ_SECONDS = 2.0
+"""Time between two readings of the loss, for each waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def lower(values: list[float], kept: list[float]) -> bool:
     return values[0] < kept[0]
 
 
+@fast_kernels()
 def fit(
     model: nn.Module,
     tasks: list[Task],
@@ -71,6 +74,7 @@ def fit(
     max_steps: int = 0,
     select: Task | None = None,
     improves: Callable[[list[float], list[float]], bool] = lower,
+    compile: bool = False,
     name: str = "training",
 ) -> Fit:
     """Train what requires a gradient in `model`, and leave it in eval mode with the weights of the last step.
@@ -98,10 +102,12 @@ def fit(
         select: Keep the weights of the best epoch instead of the last: the one after which this task's loss, over all
             its data at once, was lowest. The history has it as `selection` (and `selection_2`, ... of several numbers).
         improves: Whether an epoch's selection numbers are better than those of the epoch kept before.
+        compile: Let `torch.compile` make kernels for the model: minutes at first, and other last digits.
         name: Shown beside the progress bar, and in errors.
 
     An argument out of its range, or a data set smaller than one batch, raises ValueError; a loss, or a weight at the
-    end, that is not finite, FloatingPointError.
+    end, that is not finite, FloatingPointError. No step waits for its loss: the error may come `READ_SECONDS` later,
+    but before a file is saved.
     """
     check_choice(OPTIMIZERS, optimizer=optimizer)
     check_choice(SCHEDULES, schedule=schedule)
@@ -128,9 +134,12 @@ def fit(
     updater = OPTIMIZERS[optimizer]([weight for weight in model.parameters() if weight.requires_grad], **options)
     updater.zero_grad(set_to_none=True)
     first, history, spent = _resume(folder, model, updater)
-    wrapped = accelerator.prepare_model(model)
+    wrapped = accelerator.prepare_model(torch.compile(model) if compile else model)
     steps = dict(batch_size=batch_size, accumulate=accumulate, seed=seed, first=first, total=total)
     streams = [iter(_loader(task.data, workers, accelerator, **steps)) for task in tasks]
+    reading = dict(num_workers=workers, persistent_workers=workers > 0, pin_memory=device.type == "cuda")
+    keys = [(0, index) for index in range(len(select.data))] if select else []
+    judged = select and DataLoader(select.data, batch_size, sampler=keys, **reading)
 
     def next_loss(task: Task, stream: Iterator) -> Tensor:
         *inputs, target = to_device(next(stream), device)
@@ -144,6 +153,7 @@ def fit(
     selections = ([value for name, value in row.items() if name.startswith("selection")] for row in history)
     kept = reduce(better, filter(None, selections), None)
     model.train()
+    read = time.monotonic()
     bar = progress(range(first, total), name, initial=first, total=total)
     for step in bar:
         torch.manual_seed(seed * 1_000_003 + step)
@@ -151,27 +161,29 @@ def fit(
         rate = lr * factor if schedule in ("constant", "step") else lr_end + (lr - lr_end) * factor
         for group in updater.param_groups:
             group["lr"] = rate
-        loss = 0.0
+        losses = []
         for part in range(1, accumulate + 1):
             with accelerator.no_sync(wrapped) if part < accumulate else nullcontext():
                 part_loss = sum(map(next_loss, tasks, streams)) / accumulate
                 accelerator.backward(part_loss)
-            loss += part_loss.item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"{name}: the loss is {loss} at step {step}: lower lr ({lr}), or use fp32")
+            losses.append(part_loss.detach())
         updater.step()
         updater.zero_grad(set_to_none=True)
-        history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch, "lr": rate, "loss": loss})
-        bar.set_postfix(loss=f"{loss:.4f}")
-        if select and ((step + 1) % steps_per_epoch == 0 or step + 1 == total):
-            values = _loss_over_all(model, select, batch_size, workers, device, precision)
+        history.append({"step": step + 1, "epoch": (step + 1) / steps_per_epoch, "lr": rate, "loss": losses})
+        last, saves = step + 1 == total, (step + 1) % save_every == 0
+        selects = select and (last or (step + 1) % steps_per_epoch == 0)
+        if last or saves or selects or time.monotonic() - read > READ_SECONDS:
+            bar.set_postfix(loss=f"{_read_losses(history, name, lr):.4f}")
+            read = time.monotonic()
+        if selects:
+            values = _loss_over_all(model, select, judged, device, precision)
             if not all(map(math.isfinite, values)):
                 raise FloatingPointError(f"{name}: the selection is {', '.join(map(str, values))} at step {step}")
             history[-1] |= {f"selection_{i}" if i > 1 else "selection": value for i, value in enumerate(values, 1)}
             kept = better(kept, values)
             if kept is values and accelerator.is_main_process:
                 save_weights(model, folder / "best.safetensors")
-        if (step + 1) % save_every == 0 and step + 1 < total and accelerator.is_main_process:
+        if saves and not last and accelerator.is_main_process:
             seconds = spent + time.monotonic() - started
             state = {"model": model.state_dict(), "optimizer": updater.state_dict()}
             with atomic(folder / "checkpoint.pt") as temporary:
@@ -268,15 +280,25 @@ def _loader(data: Dataset, workers: int, accelerator: Accelerator, **steps) -> D
     return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pinned, generator=generator)
 
 
+def _read_losses(history: list[dict], name: str, lr: float) -> float:
+    """Numbers for the losses that are still on the device, from one wait for it; returns the last."""
+    waiting = [row for row in history if isinstance(row["loss"], list)]
+    for row, parts in zip(waiting, torch.stack([torch.stack(row["loss"]) for row in waiting]).tolist(), strict=True):
+        row["loss"] = sum(parts)
+        if not math.isfinite(row["loss"]):
+            at = f"the loss is {row['loss']} at step {row['step'] - 1}"
+            raise FloatingPointError(f"{name}: {at}: lower lr ({lr}), or use fp32")
+    return history[-1]["loss"]
+
+
 @torch.no_grad()
 def _loss_over_all(
-    model: nn.Module, task: Task, batch_size: int, workers: int, device: torch.device, precision: str
+    model: nn.Module, task: Task, batches: DataLoader, device: torch.device, precision: str
 ) -> list[float]:
     """A task's loss over all its data at once, in eval mode, as a list of its numbers."""
-    keys = [(0, index) for index in range(len(task.data))]
     outputs, targets = [], []
     model.eval()
-    for *inputs, target in DataLoader(task.data, batch_size, sampler=keys, num_workers=workers):
+    for *inputs, target in batches:
         with autocast(device, precision):
             outputs.append(model(*to_device(inputs, device)).float().cpu())
         targets.append(target)

@@ -294,11 +294,21 @@ def test_an_unknown_norm_is_an_error(norm):
 def test_frozen_has_no_gradients_no_graph_and_fixed_statistics():
     backbone = Backbone(PACKAGED, taps=(1, 2), weights="random", frozen=True).train()
     before = statistics(backbone)
-    maps = backbone(images().requires_grad_())
-    assert not any(x.requires_grad for x in maps)
+    assert not any(x.requires_grad for x in backbone(images()))
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not any(module.training for module in backbone.net.modules())
     assert all(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
+
+
+def test_frozen_passes_a_gradient_to_images_that_require_one():
+    backbone = Backbone(PACKAGED, taps=(1, 2), weights="random", frozen=True).train()
+    before, given = statistics(backbone), images().requires_grad_()
+    sum(x.square().mean() for x in backbone(given)).backward()
+    assert given.grad.abs().amax(dim=(1, 2, 3)).min() > 0
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert all(torch.equal(now, before[name]) for name, now in statistics(backbone).items())
+    with torch.no_grad():
+        assert not any(x.requires_grad for x in backbone(given))
 
 
 def test_frozen_within_a_model_in_training():

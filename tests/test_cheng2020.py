@@ -259,8 +259,8 @@ def test_input_is_left_as_it_is(model):
 
 
 def test_frozen_has_no_gradients_and_no_graph(model):
-    maps = model(images().requires_grad_())
-    assert not any(x.requires_grad for x in maps)
+    assert not any(x.requires_grad for x in model(images()))
+    assert all(x.requires_grad for x in model(images().requires_grad_()))
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert torch.is_grad_enabled()
 

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
-from iqa_lib.backbones import PACKAGED, Backbone, taps_at
+from iqa_lib.backbones import PACKAGED, Backbone, graph_for, taps_at
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.files import sha256
 from iqa_lib.images import check_images
@@ -97,11 +97,11 @@ class CNNBackbone(Backbone):
         graph = create_feature_extractor(self.net.model, list(taps)).eval()
         self.net.model = GraphModule(graph, graph.graph).eval()  # `graph` itself, when copied, goes back to train mode
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` in [0, 1] to `(B, C, H / 4, W / 4)`."""
         grid = [side // CNN_STRIDE for side in images.shape[-2:]]
-        return on_grid(self.net.model((images - self.mean) / self.std).values(), grid)
+        with graph_for(images, self.frozen):
+            return on_grid(self.net.model((images - self.mean) / self.std).values(), grid)
 
 
 class ViTBackbone(Backbone):
@@ -363,7 +363,7 @@ class AHIQ(nn.Module):
     def forward(self, reference, distorted, *, return_maps: bool = False):
         images = None
         if isinstance(reference, Tensor):
-            check_images(reference, distorted, min_size=self.min_size)
+            check_images(reference, distorted, min_size=self.min_size, values=not self.training)
             images = torch.cat([reference, distorted])
             features = self.extract(images)
         else:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from iqa_lib.backbones import graph_for
 from iqa_lib.checks import check_choice
 from iqa_lib.weights import find_weights, load_complete, read_checkpoint, renamed
 
@@ -107,8 +108,8 @@ class Cheng2020Anchor(nn.Module):
     def extra_repr(self) -> str:
         return f"channels={self.channels}, strides={self.strides}"
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images `(B, 3, H, W)` in [0, 1] to the two maps, sides rounded up to whole strides."""
-        eighth = self.g_a[:-1](images)  # (B, N, H / 8, W / 8)
-        return [eighth, self.g_a[-1](eighth)]  # the last (B, N, H / 16, W / 16)
+        with graph_for(images, self.frozen):
+            eighth = self.g_a[:-1](images)  # (B, N, H / 8, W / 8)
+            return [eighth, self.g_a[-1](eighth)]  # the last (B, N, H / 16, W / 16)

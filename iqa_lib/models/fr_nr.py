@@ -196,7 +196,7 @@ class FRNR(nn.Module):
         images = [x for x in (reference, distorted) if not isinstance(x, list | tuple)]
         if len(images) < 2 and set(self.branches) != {"frp"}:
             raise ValueError(f"images: got features with branches {self.branches}, expected images, or 'frp' alone")
-        check_images(*images, min_size=self.min_size)
+        check_images(*images, min_size=self.min_size, values=not self.training)
         vectors, maps = {} if vector is None else {"frp": (vector - self.mean) / self.std}, {}
         for branch in [name for name in self.encoders if name not in vectors]:
             scales = self._scales(branch, reference, distorted)  # 4 x (B, C_i, h_i, w_i)

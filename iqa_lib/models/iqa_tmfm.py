@@ -261,7 +261,7 @@ class IQATMFM(nn.Module):
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"crops: got unequal shapes {[tuple(x.shape) for x in images]}, expected one shape")
         crops = [image.flatten(0, 1) if image.ndim == 5 else image for image in images]
-        check_images(*crops)
+        check_images(*crops, values=not self.training)
         height, width = crops[0].shape[-2:]
         if (height, width) != (self.crop, self.crop):
             todo = "cut the images with iqa_lib.views.Crops, or pass another `crop` to the constructor"

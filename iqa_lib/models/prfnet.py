@@ -209,7 +209,7 @@ class PRFNet(nn.Module):
 
     def forward(self, reference, a, b, *, return_maps: bool = False):
         if isinstance(reference, Tensor):
-            check_images(reference, a, b, min_size=self.min_size)
+            check_images(reference, a, b, min_size=self.min_size, values=not self.training)
             features = self.extract(torch.cat([reference, a, b]))  # 4 x (3B, C_i, h_i, w_i)
             reference, a, b = zip(*(scale.chunk(3) for scale in features), strict=True)
         scales = zip(self.subtraction, reference, a, b, strict=True)

@@ -213,7 +213,7 @@ class CFANet(nn.Module):
     def forward(self, reference, distorted, *, return_maps: bool = False):
         if isinstance(reference, Tensor):
             most = self.max_map_pixels if return_maps else self.max_pixels
-            check_images(reference, distorted, min_size=self.min_size, max_pixels=most)
+            check_images(reference, distorted, min_size=self.min_size, max_pixels=most, values=not self.training)
             scales = self._extract_both(reference, distorted)
         else:
             scales = list(zip(reference, distorted, strict=True))
@@ -277,7 +277,8 @@ class Preference(nn.Module):
 
     def forward(self, reference, a, b) -> Tensor:
         if isinstance(reference, Tensor):
-            check_images(reference, a, b, min_size=self.model.min_size, max_pixels=self.model.max_pixels)
+            limits = dict(min_size=self.model.min_size, max_pixels=self.model.max_pixels)
+            check_images(reference, a, b, **limits, values=not self.training)
             reference, a, b = map(self.model.extract, (reference, a, b))
         return self._distance(reference, a) - self._distance(reference, b)
 
