@@ -33,7 +33,7 @@ reproduce: venv
 
 data: venv
 	status=0; for name in $(SETS); do \
-		python -m iqa_lib.data fetch $$name '$(abspath $(DATA))'/$$name $(if $(ACCEPT),--accept-terms) || status=1; \
+		python -m iqa_lib.data fetch $$name '$(abspath $(or $(DATA),data))'/$$name $(if $(ACCEPT),--accept-terms) || status=1; \
 	done; exit $$status
 
 test: venv
@@ -54,4 +54,4 @@ lab: venv
 	jupyter lab
 
 clean:
-	rm -rf outputs/* .snakemake
+	rm -rf $(filter-out outputs/records,$(wildcard outputs/*)) .snakemake

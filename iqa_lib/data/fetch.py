@@ -336,7 +336,7 @@ def _members(path: Path, name: str) -> Iterator[Member]:
 
 
 def _parts(member: Member) -> tuple[str, ...] | None:
-    """The folders and the name of a member; None if it leads out of the archive's folder, here or on Windows."""
+    """The folders and the name of a member; None if it leads out of the archive's folder, on whichever system."""
     path = PureWindowsPath(member.name)
     return None if path.anchor or ".." in path.parts else path.parts
 
