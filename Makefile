@@ -1,10 +1,12 @@
 # make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
 # make lab: JupyterLab                                        make venv: only sets up .venv
 # make test-browser: the playground in a real browser; needs Chromium (apt install chromium), not part of `make test`
+# make data DATA=/path/to/data SETS="kadid10k bapps" ACCEPT=yes: fetches data sets; without ACCEPT only their terms and sizes
 # SCALE=paper DATA=/path/to/data SEEDS=5: on the papers' own data sets, with more seeds
 # CORES=8: eight rows or tests at a time
 SCALE ?= demo
 SEEDS ?= 1
+SETS ?= clic bapps pieapp pipal kadid10k tid2013 live csiq
 CORES ?= 2
 GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
 PYTHON ?= python3
@@ -15,7 +17,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TQDM_DISABLE ?= $(if $(MAKE_TERMOUT),,1)
 
-.PHONY: venv reproduce test test-browser lab clean
+.PHONY: venv reproduce data test test-browser lab clean
 
 venv: .venv/.done
 
@@ -28,6 +30,11 @@ venv: .venv/.done
 reproduce: venv
 	python -m iqa_lib.lab.reproduce $(SCALE) --seeds $(SEEDS) --cores $(CORES) --gpus $(GPUS) \
 		$(if $(DATA),--data '$(abspath $(DATA))')
+
+data: venv
+	status=0; for name in $(SETS); do \
+		python -m iqa_lib.data fetch $$name '$(abspath $(or $(DATA),data))'/$$name $(if $(ACCEPT),--accept-terms) || status=1; \
+	done; exit $$status
 
 test: venv
 	ruff check .
@@ -47,4 +54,4 @@ lab: venv
 	jupyter lab
 
 clean:
-	rm -rf outputs/* .snakemake
+	rm -rf $(filter-out outputs/records,$(wildcard outputs/*)) .snakemake

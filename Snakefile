@@ -8,8 +8,6 @@ snakemake --cores 2 --config seeds=5         seeds 0 to 4
 (profiles/default/config.yaml); the tables then show why it failed.
 """
 
-from pathlib import Path
-
 from iqa_lib.lab import plan, records
 
 SCALE = config.get("scale", "demo")
@@ -22,9 +20,7 @@ TRAININGS = sorted({each for table in TABLES.values() for each in plan.trainings
 
 
 def parameters(wildcards):
-    """The files of the scale's profile, the row, and the row at this scale; those that exist."""
-    files = f"{SCALE}.yaml", f"{wildcards.row}.yaml", f"{SCALE}/{wildcards.row}.yaml"
-    return [path for file in files if (path := Path("params", wildcards.notebook, file)).exists()]
+    return plan.parameter_files(f"{wildcards.notebook}/{wildcards.row}", SCALE)
 
 
 def of_run(function):

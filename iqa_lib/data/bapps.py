@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from iqa_lib.data.base import DataError, Label, Triplet
-from iqa_lib.data.folder import Counts, Folder, Line, Origin, parsing
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin, parsing
 from iqa_lib.progress import progress
 
 LABEL = Label("judge", 0, 1, higher_is_better=True)
@@ -20,6 +20,7 @@ SETS = {
     "train": ("traditional", "cnn", "mix"),
     "val": ("traditional", "cnn", "superres", "deblur", "color", "frameinterp"),
 }
+FILES = "https://perceptual-similarity.s3.us-west-2.amazonaws.com/dataset"
 ORIGIN = Origin(
     name="bapps",
     citation="R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang: The Unreasonable Effectiveness of Deep Features "
@@ -31,6 +32,12 @@ ROOT/train/SET/{ref,p0,p1}/000000.png    SET: traditional, cnn, mix
 ROOT/train/SET/judge/000000.npy
 ROOT/val/SET/...                         SET: traditional, cnn, superres, deblur, color, frameinterp""",
     terms="the repository is under the BSD 2-clause licence; none is known for the patches: see the page",
+    sources={
+        "official": tuple(
+            Archive(f"{FILES}/twoafc_{part}.tar.gz", top=(part,), into=part, part=part) for part in ("train", "val")
+        ),
+        "hub": (Archive("bapps.tgz", top=("train", "val")),),
+    },
     parts={"train": ("train",), "val": ("val",)},
     counts={"train": Counts(151_400, verified=False), "val": Counts(36_344, verified=False)},
     inside=("dataset/2afc", "2afc"),

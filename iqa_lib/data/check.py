@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from iqa_lib.data.base import DataError, Label, Pair, Triplet, reader
-from iqa_lib.data.folder import Folder, Origin, read_part
+from iqa_lib.data.folder import HUB, Folder, Origin, read_part
 from iqa_lib.files import atomic
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
@@ -117,7 +117,10 @@ def where(name: str) -> str:
         return DEMO
     origin = module.ORIGIN
     archives, layout = "\n  ".join(origin.archives), origin.layout.replace("\n", "\n  ")
+    sources = {key: [file.address for file in files] for key, files in origin.sources.items()}
+    addresses = "".join(f"\n  {key}: {address}" for key, files in sources.items() for address in files)
     found = f"{origin.citation}\npage: {origin.page}\narchives:\n  {archives}\nlayout:\n  {layout}"
+    found += f"\naddresses, tried in this order (hub: names in {HUB}, by its card CC BY-SA 4.0):{addresses}"
     return f"{found}\nterms: {origin.terms}"
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from iqa_lib.data.base import Label, Triplet
-from iqa_lib.data.folder import Counts, Folder, Line, Origin
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin
 
 LABEL = Label("T", 0, 1, higher_is_better=True)
 LISTS = {
@@ -28,6 +28,7 @@ LISTS = {
 }
 QUESTIONS = "validation/validation.csv", "validation.csv"
 PLACES = {"train": ("train/{0}.png", "train/{0[0]}/{0}.png"), "validation": ("validation/{}.png", "{}.png")}
+FILES = "https://downloads.compression.cc"
 ORIGIN = Origin(
     name="clic",
     citation="Workshop and Challenge on Learned Image Compression (CLIC) 2021, perceptual metric track",
@@ -43,6 +44,13 @@ ROOT/validation/HASH.png                 or these directly in ROOT
 ROOT/train/oracle.csv                    O,A,B,T, or clic2021_perceptual_test_answers.csv
 ROOT/train/0/HASH.png                    0 to f, the first digit of the name, or flat
 Either part can be used without the other.""",
+    sources={
+        "official": tuple(
+            Archive(f"{FILES}/clic2021_perceptual_{name}_{what}.zip", into=part, flat=True, part=part)
+            for part, name in (("validation", "valid"), ("train", "test"))
+            for what in ("ratings", "crops")
+        )
+    },
     parts={"train": ("train",), "validation": ("validation", "oracle.csv")},
     counts={"train": Counts(122_107, verified=False), "validation": Counts(5_220, references=315, distorted=2_415)},
     fractions={"train": {"train-80": 0.8, "train-20": 0.2}},

@@ -15,12 +15,13 @@ from contextlib import closing
 from openpyxl import load_workbook
 
 from iqa_lib.data.base import DataError, Label, Pair
-from iqa_lib.data.folder import Counts, Folder, Line, Origin, parsing
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin, parsing
 
 LABEL = Label("DMOS", 0, 1, higher_is_better=False)
 # dst_type in the workbook: token in the file name, which in lower case is the folder
 TOKENS = {"noise": "AWGN", "jpeg": "JPEG", "jpeg 2000": "jpeg2000", "blur": "BLUR"}
 TOKENS |= {name: name for name in ("fnoise", "contrast")}
+FILES = "https://s2.smu.edu/~eclarson/csiq"
 ORIGIN = Origin(
     name="csiq",
     citation="E. C. Larson, D. M. Chandler: Most apparent distortion: full-reference image quality assessment and the "
@@ -32,6 +33,13 @@ ROOT/csiq.DMOS.xlsx                      or csiq_label.txt: 1600.AWGN.1.png 0.06
 ROOT/src_imgs/1600.png
 ROOT/dst_imgs/awgn/1600.AWGN.1.png       awgn, jpeg, jpeg2000, fnoise, blur, contrast
                                          or flat in dst_imgs or dst_imgs_all""",
+    sources={
+        "official": (
+            Archive(f"{FILES}/csiq.DMOS.xlsx"),
+            *(Archive(f"{FILES}/{name}.zip", top=(name,), into=name) for name in ("src_imgs", "dst_imgs")),
+        ),
+        "hub": (Archive("csiq.tgz", top=("src_imgs",)),),
+    },
     parts={"all": ("src_imgs",)},
     counts={"all": Counts(866, references=30, distorted=866)},
     fractions={"all": {"train": 0.6, "val": 0.2, "test": 0.2}},

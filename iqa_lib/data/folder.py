@@ -24,6 +24,21 @@ class Counts:
     verified: bool = True  # False if rounded, inferred or from third parties: `check` tolerates some deviation
 
 
+HUB = "chaofengc/IQA-PyTorch-Datasets"
+"""A data set repository of the Hugging Face hub: a toolbox's copies, by its card under CC BY-SA 4.0."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch, and where its content belongs in the data set's folder."""
+
+    address: str  # a URL, or a file's name in `HUB`
+    top: tuple[str, ...] = ()  # names of what lies in the data set's folder itself; the first that the archive has
+    into: str = ""  # the folder that all belongs into, where it has none of these
+    flat: bool = False  # the archive's own folders are left out
+    part: str = ""  # the one part of the data set that needs it; none: all
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a data set comes from and what it looks like on disk."""
@@ -38,6 +53,7 @@ class Origin:
     fractions: dict[str, dict[str, float]] = field(default_factory=dict)  # of a part whose split is not official
     inside: tuple[str, ...] = ()  # folders that the archives create around the layout
     terms: str = "not known here: see the page"
+    sources: dict[str, tuple[Archive, ...]] = field(default_factory=dict)  # each a whole data set; tried in this order
 
     @property
     def help(self) -> str:

@@ -8,7 +8,7 @@ There is no official split: 80/20 by reference.
 
 from iqa_lib.data.base import Label, Pair
 from iqa_lib.data.distortions import DISTORTIONS
-from iqa_lib.data.folder import Counts, Folder, Line, Origin
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin
 
 LABEL = Label("dmos", 1, 5, higher_is_better=True)
 ORIGIN = Origin(
@@ -21,6 +21,10 @@ ROOT/dmos.csv                  dist_img,ref_img,dmos,var
 ROOT/images/I01.png            references, I01 to I81
 ROOT/images/I01_01_01.png      image_type_level""",
     terms="freely available to the research community; cite the paper (no formal licence known)",
+    sources={
+        "official": (Archive("https://datasets.vqa.mmsp-kn.de/archives/kadid10k.zip", top=("dmos.csv",)),),
+        "hub": (Archive("kadid10k.tgz", top=("dmos.csv",)),),
+    },
     parts={"all": ("dmos.csv",)},
     counts={"all": Counts(10_125, references=81, distorted=10_125)},
     fractions={"all": {"train": 0.8, "test": 0.2}},

@@ -15,11 +15,12 @@ from scipy.io import loadmat
 
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import DataError, Label, Pair
-from iqa_lib.data.folder import Counts, Folder, Line, Origin, parsing
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin, parsing
 
 LABEL = Label("DMOS", -20, 130, higher_is_better=False)  # a value outside means a damaged file
 FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
 DMOS = {"realigned": ("dmos_realigned.mat", "dmos_new"), "original": ("dmos.mat", "dmos")}
+REALIGNED = "http://live.ece.utexas.edu/research/quality/release2/dmos_realigned.mat"
 ORIGIN = Origin(
     name="live",
     citation="H. R. Sheikh, M. F. Sabir, A. C. Bovik: A Statistical Evaluation of Recent Full Reference Image Quality "
@@ -32,6 +33,10 @@ ROOT/refnames_all.mat          refnames_all
 ROOT/refimgs/*.bmp
 ROOT/jp2k/img1.bmp             to img227; jpeg 233; wn, gblur, fastfading 174 each""",
     terms="free to use with the copyright notice and citations that the archive's readme asks for",
+    sources={
+        "hub": (Archive("live.tgz", top=("refimgs",)), Archive(REALIGNED)),
+        "hub without dmos_realigned.mat": (Archive("live.tgz", top=("refimgs",)),),
+    },
     parts={"all": ("refnames_all.mat",)},
     counts={"all": Counts(779, references=29, distorted=779)},
     fractions={"all": {"train": 0.6, "val": 0.2, "test": 0.2}},

@@ -15,11 +15,12 @@ The official split is train, val and test, by reference. PRFNet's 82,080 pairs a
 from collections.abc import Iterator
 
 from iqa_lib.data.base import Label, Triplet
-from iqa_lib.data.folder import Counts, Folder, Line, Origin
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin
 
 COLUMNS = {"train": "processed preference for A", "val": "processed preference for A", "test": "preference for A"}
 EXAMPLE = "distort_1_TYPE_inter_1.png"
 LABEL = Label("preference for A", 0, 1, higher_is_better=False)
+FILES = "https://web.ece.ucsb.edu/~ekta/projects/PieAPPv0.1"
 ORIGIN = Origin(
     name="pieapp",
     citation="E. Prashnani, H. Cai, Y. Mostofi, P. Sen: PieAPP: Perceptual Image-Error Assessment Through Pairwise "
@@ -32,6 +33,10 @@ ROOT/labels/train/ref_1_pairwise_labels.csv                      also val, test
 ROOT/reference_images/train/ref_1.png                            also val, test
 ROOT/distorted_images/train/ref_1/distort_1_TYPE_inter_1.png     also val, test""",
     terms="non-commercial, educational use only; cite the paper and the Waterloo Exploration Database",
+    sources={
+        "official": (Archive(f"{FILES}/all_data_PieAPP_dataset_CVPR_2018.zip", top=("train_reference_list.txt",)),),
+        "hub": (Archive("pieapp.tgz", top=("train_reference_list.txt",)),),
+    },
     parts={split: (f"{split}_reference_list.txt",) for split in COLUMNS},
     counts={
         "train+val": Counts(77_280, references=160, distorted=19_680),

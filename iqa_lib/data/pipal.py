@@ -10,7 +10,7 @@ There is no official split of this release: 80/20 by reference; papers that test
 """
 
 from iqa_lib.data.base import Label, Pair
-from iqa_lib.data.folder import Counts, Folder, Line, Origin
+from iqa_lib.data.folder import Archive, Counts, Folder, Line, Origin
 
 LABEL = Label("MOS", 500, 2500, higher_is_better=True)  # a value outside means a damaged file
 FOLDERS = ("Distortion_1", "Distortion_2", "Distortion_3", "Distortion_4", "Dist_Imgs")
@@ -24,6 +24,7 @@ ORIGIN = Origin(
 ROOT/Train_Label/A0000.txt               A0000_00_00.bmp,1434.6
 ROOT/Train_Ref/A0000.bmp
 ROOT/Distortion_1/A0000_00_00.bmp        image_type_level, in Distortion_1 to Distortion_4 or all in Dist_Imgs""",
+    sources={"hub": (Archive("pipal.tar", top=("Train_Ref",)),)},
     parts={"all": ("Train_Label",)},
     counts={"all": Counts(23_200, references=200, distorted=23_200)},
     fractions={"all": {"train": 0.8, "test": 0.2}},

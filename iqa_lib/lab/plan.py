@@ -4,6 +4,7 @@ All that Snakemake needs to plan: reads YAML and imports nothing heavy.
 """
 
 from functools import cache
+from pathlib import Path
 
 import yaml
 
@@ -84,6 +85,13 @@ def draws_all(run: str, seed: int, scale: str) -> bool:
     """
     beside = {each for table in specifications().values() if "full" in table for each in wanted(table, scale)}
     return seed == 0 and (run in _full_models(scale) or run not in beside)
+
+
+def parameter_files(run: str, scale: str) -> list[Path]:
+    """The files of the scale's profile, the row, and the row at this scale, from the repository; those that exist."""
+    notebook, row = run.split("/")
+    files = (Path("params", notebook, file) for file in (f"{scale}.yaml", f"{row}.yaml", f"{scale}/{row}.yaml"))
+    return [file for file in files if (repo_root() / file).exists()]
 
 
 def command(run: str, scale: str) -> str:

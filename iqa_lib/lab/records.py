@@ -141,3 +141,9 @@ def _root() -> Path:
         return repo_root()
     except RuntimeError:
         return Path()
+
+
+if __name__ == "__main__":
+    from iqa_lib.lab import kept
+
+    raise SystemExit(kept.main())

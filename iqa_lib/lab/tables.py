@@ -16,7 +16,7 @@ import pandas as pd
 
 from iqa_lib.baselines import BASELINES, REPORTED
 from iqa_lib.files import atomic, repo_root
-from iqa_lib.lab import records
+from iqa_lib.lab import kept, records
 from iqa_lib.lab.plan import columns, command, lacks_weights, runs_of, specifications, wanted
 from iqa_lib.metrics import (
     AGREEMENT,
@@ -199,6 +199,8 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
         shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(compared)
     if len(made := finished(table, scale)):
         shown["Runs"] = RUNS, made
+    if len(sent := kept.shown(table, scale)):
+        shown["Kept records"] = kept.NOTE, sent
     return shown
 
 
