@@ -336,13 +336,13 @@ def accuracy_by_crops(estimates: Mapping[int, Estimate]) -> Figure:
     return metrics(named, "2AFC accuracy by number of crops per triplet", "accuracy (higher is better)", 0.5)
 
 
-def forest(lines: pd.DataFrame, title: str) -> Figure:
-    """A panel for each column of `iqa_lib.lab.tables.comparison`: our 95 % intervals, the paper's on the same data."""
+def forest(lines: pd.DataFrame, title: str, published: str = "paper") -> Figure:
+    """A panel for each column of `iqa_lib.lab.tables.comparison`: our 95 % intervals, published values on that data."""
     drawn = {name: part for name, part in lines.groupby("column", sort=False) if part.ours.notna().any()}
     rows = list(lines[lines.ours.notna()].row.unique())
     size = max(6.6, 2.2 + 2.2 * len(drawn)), 1.8 + 0.26 * len(rows)
     figure, (axes,) = plt.subplots(1, len(drawn), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    names = ["ours, 95 % interval"] + ["paper"] * any(part.paper.notna().any() for part in drawn.values())
+    names = ["ours, 95 % interval"] + [published] * any(part.paper.notna().any() for part in drawn.values())
     for axis, (column, part) in zip(axes, drawn.items(), strict=True):
         part = part.set_index("row").reindex(rows)
         axis.hlines(rows, part.low, part.high, color="C0", linewidth=2)
