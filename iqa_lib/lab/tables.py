@@ -34,7 +34,7 @@ from iqa_lib.metrics import (
 
 CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
 DIFFERENCE = ["row", "column", "paper", "paper_noise", "paper_paired", "ours", "low", "high", "seeds", "training"]
-DIFFERENCE += ["pairing", "verdict"]
+DIFFERENCE += ["pairing", "verdict", "paper_verdict"]
 RUN = ["run", "tested on", "weights", "seeds", "minutes", "memory in GB", "device", "commit", "command"]
 MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
 """The agreements that headlines and findings tell."""
@@ -97,7 +97,7 @@ def differences(table: dict, scale: str) -> pd.DataFrame:
     resample. Where seeds were tested on different images, it is the mean over the seeds that both have. `training` is
     the full model's spread, `verdict` `iqa_lib.metrics.verdict`. At the column's `n`, `paper_noise` is
     `iqa_lib.metrics.difference_noise` and `paper_paired` `paired_noise` with our own `pairing` on that column, or else
-    on another of the same metric.
+    on another of the same metric; `paper_verdict` is what can be known from these two without the predictions.
     """
     lines, rows = [], {row["label"]: row for row in table["rows"]}
     for row in rows.values():
@@ -116,7 +116,8 @@ def differences(table: dict, scale: str) -> pd.DataFrame:
                     line |= _published_noise(column, papers, found.get("pairing", pairings.get(column["metric"])))
             lines.append(line)
     lines = pd.DataFrame(lines).reindex(columns=DIFFERENCE)
-    return lines[lines.paper.notna() | lines.ours.notna()]
+    lines = lines[lines.paper.notna() | lines.ours.notna()]
+    return lines.assign(paper_verdict=[_papers_verdict(line) for line in lines.itertuples()])
 
 
 def _published_noise(column: dict, papers: Sequence[float], pairing: float | None) -> dict[str, float]:
@@ -458,7 +459,7 @@ def _wide_differences(lines: pd.DataFrame) -> pd.DataFrame:
     for name, noise in {"independent": lines.paper_noise, "paired as ours": lines.paper_paired}.items():
         if noise.notna().any():
             wide[f"paper: noise, {name}"] = [f"± {x:.3f}" if pd.notna(x) else "" for x in noise]
-    wide["paper: verdict"] = [_papers_verdict(line) for line in lines.itertuples()]
+    wide["paper: verdict"] = lines.paper_verdict
     wide["ours"] = [signed(line.ours, line.low, line.high) for line in lines.itertuples()]
     wide["one training moves by"] = [f"{x:.3f}" if pd.notna(x) else "" for x in lines.training]
     wide["ours: verdict"] = lines.verdict.astype(object).fillna("")
