@@ -14,6 +14,7 @@ SCALE = config.get("scale", "demo")
 SEEDS = int(config.get("seeds", 1))
 DATA_ROOT = f" --data-root '{config['data']}'" if "data" in config else ""
 TABLES = plan.specifications()
+FIGURES = [name for name, table in TABLES.items() if "figure" in table]
 FOLDER = f"outputs/{SCALE}/tables"
 RUN = records.folder(SCALE, "{notebook}/{row}", "{seed}")
 TRAININGS = sorted({each for table in TABLES.values() for each in plan.trainings(table, SCALE, SEEDS)})
@@ -36,6 +37,20 @@ rule all:
 rule runs:
     input:
         [str(records.folder(SCALE, *each) / records.RECORD) for each in TRAININGS],
+        expand(f"{FOLDER}/{{table}}.png", table=FIGURES),
+
+
+rule figure:
+    input:
+        lambda wildcards: [
+            str(records.folder(SCALE, run, 0) / records.RECORD) for run in plan.wanted(TABLES[wildcards.table], SCALE)
+        ],
+    output:
+        f"{FOLDER}/{{table}}.png",
+    wildcard_constraints:
+        table="|".join(FIGURES),
+    shell:
+        "python -m iqa_lib.lab.gallery {SCALE} {wildcards.table}"
 
 
 rule report:

@@ -117,6 +117,14 @@ def krocc(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable
     return _estimate(statistic, groups, **bootstrap)
 
 
+def main_score(prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], **bootstrap: int) -> Estimate:
+    """NTIRE's main score: raw PLCC plus SROCC, in [-2, 2], higher is better. Arguments as in `plcc`."""
+    parts = plcc(prediction, score, references, **bootstrap), srocc(prediction, score, references, **bootstrap)
+    resampled = sum(part.resampled for part in parts)
+    value, first = sum(part.value for part in parts), parts[0]
+    return Estimate(value, *_interval(resampled), first.n, first.references, resampled)
+
+
 def rmse(
     prediction: ArrayLike, score: ArrayLike, references: Iterable[Hashable], *, fit: str | None = None, **bootstrap: int
 ) -> Estimate:
@@ -262,6 +270,18 @@ def difference_noise(measure: str, first: float, second: float, n: int) -> float
         z_variance = {"plcc": 1 / (n - 3), "srocc": (1 + values**2 / 2) / (n - 3), "krocc": 0.437 / (n - 4)}[measure]
         variance = (1 - values**2) ** 2 * z_variance
     return float(1.96 * np.sqrt(variance.sum()))
+
+
+def paired_noise(measure: str, first: float, second: float, n: int, pairing: float) -> float:
+    """`difference_noise` of two numbers of the same n rows, of which is known how alike the two methods answer.
+
+    `pairing` is for `"accuracy"` the share of rows on which just one of them is right, at least the difference, whose
+    standard error is then McNemar's; for correlations the width of a paired interval in units of `difference_noise`.
+    """
+    if measure != "accuracy":
+        return pairing * difference_noise(measure, first, second, n)
+    difference = abs(first - second)
+    return float(1.96 * np.sqrt((max(pairing, difference) - difference**2) / n))
 
 
 def logistic_fit(prediction: ArrayLike, score: ArrayLike, parameters: int = 4) -> np.ndarray:

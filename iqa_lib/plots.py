@@ -336,13 +336,13 @@ def accuracy_by_crops(estimates: Mapping[int, Estimate]) -> Figure:
     return metrics(named, "2AFC accuracy by number of crops per triplet", "accuracy (higher is better)", 0.5)
 
 
-def forest(lines: pd.DataFrame, title: str) -> Figure:
-    """A panel for each column of `iqa_lib.lab.tables.comparison`: our 95 % intervals, the paper's on the same data."""
+def forest(lines: pd.DataFrame, title: str, published: str = "paper") -> Figure:
+    """A panel for each column of `iqa_lib.lab.tables.comparison`: our 95 % intervals, published values on that data."""
     drawn = {name: part for name, part in lines.groupby("column", sort=False) if part.ours.notna().any()}
     rows = list(lines[lines.ours.notna()].row.unique())
     size = max(6.6, 2.2 + 2.2 * len(drawn)), 1.8 + 0.26 * len(rows)
     figure, (axes,) = plt.subplots(1, len(drawn), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    names = ["ours, 95 % interval"] + ["paper"] * any(part.paper.notna().any() for part in drawn.values())
+    names = ["ours, 95 % interval"] + [published] * any(part.paper.notna().any() for part in drawn.values())
     for axis, (column, part) in zip(axes, drawn.items(), strict=True):
         part = part.set_index("row").reindex(rows)
         axis.hlines(rows, part.low, part.high, color="C0", linewidth=2)
@@ -357,22 +357,29 @@ def forest(lines: pd.DataFrame, title: str) -> Figure:
 
 
 def paper_differences(lines: pd.DataFrame, title: str) -> Figure:
-    """Rows of `iqa_lib.lab.tables.differences` and `table`: the papers' numbers in units of their sampling noise."""
+    """Rows of `iqa_lib.lab.tables.differences` and `table`: the papers' numbers in units of their sampling noise.
+
+    A line joins both kinds of noise: of independent samples and, where it is known, paired as our own rows are.
+    """
     lines = lines[lines.paper_noise.notna()]
-    ratio, y = lines.paper / lines.paper_noise, range(len(lines))
-    figure, axis = plt.subplots(figsize=(8, 1.2 + 0.22 * len(lines)), layout="constrained")
+    independent, paired, y = lines.paper / lines.paper_noise, lines.paper / lines.paper_paired, range(len(lines))
+    figure, axis = plt.subplots(figsize=(8, 1.4 + 0.22 * len(lines)), layout="constrained")
     axis.axvspan(-1, 1, color="0.9", label="within the 95 % interval of no difference")
     axis.axvline(0, color="0.5", linewidth=0.8)
-    axis.plot(ratio, y, "o", color="C0")
+    axis.hlines(y, independent, paired, color="0.6", linewidth=1)
+    axis.plot(independent, y, "o", color="C0", label="of two independent samples")
+    axis.plot(paired, y, "|", color="C1", markersize=9, markeredgewidth=2, label="paired as our own two rows are")
     axis.set_yticks(y, [f"{line.table}: {line.row}, {line.column}" for line in lines.itertuples()])
-    low, high = 1.3 * min(-1.2, ratio.min()), 1.3 * max(1.2, ratio.max())
+    ends = pd.concat([independent, paired])
+    low, high = 1.3 * min(-1.2, ends.min()), 1.3 * max(1.2, ends.max())
     ticks = [t for t in (-100, -50, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
     axis.set_xscale("symlog", linthresh=2, linscale=0.6)
     axis.set_xticks(ticks, [f"{t:+d}" if t else "0" for t in ticks])
-    unit = "ablation minus full model, in half-widths of the 95 % interval (logarithmic beyond 2)"
+    axis.minorticks_off()
+    unit = "ablation minus full model, in half-widths of the 95 % interval\n(logarithmic beyond 2)"
     axis.set(title=title, xlabel=unit)
     axis.set(xlim=(low, high), ylim=(len(lines), -1))
-    figure.legend(loc="outside lower center")
+    figure.legend(loc="outside lower center", ncols=3)
     return _done(figure)
 
 

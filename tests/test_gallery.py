@@ -1,11 +1,16 @@
 """The gallery: what each network's map moves by, on tiny networks and real distortions."""
 
+import json
+
+import dataset_trees
+import pandas as pd
 import pytest
 import torch
 from image_sets import one_thread_of_the_cpu  # noqa: F401
 
 from iqa_lib.backbones import PACKAGED
-from iqa_lib.lab import gallery, notebook
+from iqa_lib.data import load
+from iqa_lib.lab import gallery, notebook, plan, records
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet
 
 ON_PACKAGED = dict(backbone=PACKAGED, weights="packaged")
@@ -59,3 +64,29 @@ def test_the_figure_shows_all_runs_with_their_ratios(images, monkeypatch):
     starts = ["reference", "distorted", "SSIM", "ST-LPIPS", "FR+NR", "AHIQ", ""]
     assert [title.partition(":")[0] for title in titles] == starts
     assert all("inside / outside: " in title for title in titles[2:-1])
+
+
+def test_figure_2_of_fr_nr_is_drawn_from_its_three_runs(tmp_path, monkeypatch):
+    for name in ("kadid10k", "pipal"):
+        getattr(dataset_trees, name)(tmp_path / "data" / name)
+    monkeypatch.setattr(records, "repo_root", lambda: tmp_path)
+    table, cross = plan.specifications()["fr_nr_figure2"], load("pipal", tmp_path / "data/pipal", split="all")
+    given = {"dataset": "kadid10k", "cross": "pipal", "data_root": str(tmp_path / "data"), "split_by": "reference"}
+    predictions = pd.DataFrame({"side": "cross", "prediction": range(len(cross)), "target": cross.targets})
+    for row in table["rows"]:
+        folder = tmp_path / records.folder("paper", row["run"], 0)
+        folder.mkdir(parents=True)
+        predictions.to_csv(folder / records.PREDICTIONS)
+        written = {"notebook": "05_fr_nr", "parameters": given | {"seed": 0, "split": -1}}
+        written["data"] = {"cross": {"fingerprint": cross.fingerprint()}}
+        (folder / records.RECORD).write_text(json.dumps(written))
+    notes = [axis.get_xlabel() for axis in gallery.ranks(table, "paper").axes]
+    assert notes[0] == "human: 1.43e+03 (1)\nFRP: 6 (3)\nFRP + FRNP: 6 (3)\nFRP + FRNP + NR: 6 (3)"
+    (folder / records.RECORD).write_text(json.dumps(written | {"data": {"cross": {"fingerprint": "other"}}}))
+    with pytest.raises(
+        ValueError, match=r"FRP, FRP \+ FRNP, FRP \+ FRNP \+ NR: tested on other records than pipal holds"
+    ):
+        gallery.ranks(table, "paper")
+    (folder / records.RECORD).unlink()
+    with pytest.raises(ValueError, match=r"table2_all/seed0 holds no run\.json"):
+        gallery.ranks(table, "paper")

@@ -14,8 +14,10 @@ from iqa_lib.metrics import (
     difference_noise,
     krocc,
     logistic_fit,
+    main_score,
     mean_estimate,
     paired_difference,
+    paired_noise,
     plcc,
     rmse,
     srocc,
@@ -541,6 +543,25 @@ def test_the_noise_of_a_difference_is_that_of_simulated_tests(measure):
         values = np.array([statistic(*pair) for pair in zip(x, y, strict=True)])
     assert values.mean() == pytest.approx(value, abs=0.01)
     assert difference_noise(measure, value, value, n) == pytest.approx(1.96 * 2**0.5 * values.std(), rel=0.15)
+
+
+def test_the_paired_noise_of_accuracies_is_that_of_simulated_paired_tests():
+    rng, n, p, discordance = np.random.default_rng(0), 400, 0.8, 0.1
+    first = rng.random((3000, n)) < p
+    flipped = rng.random((3000, n)) < np.where(first, discordance / 2 / p, discordance / 2 / (1 - p))
+    differences = first.mean(axis=1) - (first ^ flipped).mean(axis=1)
+    noise = paired_noise("accuracy", p, p, n, discordance)
+    assert noise == pytest.approx(1.96 * differences.std(), rel=0.05)
+    assert noise < difference_noise("accuracy", p, p, n)
+    assert paired_noise("accuracy", 0.8, 0.7, n, 0.0) == pytest.approx(1.96 * np.sqrt((0.1 - 0.01) / n)), "at least d"
+    assert paired_noise("srocc", 0.8, 0.7, n, 0.5) == pytest.approx(0.5 * difference_noise("srocc", 0.8, 0.7, n))
+
+
+def test_the_main_score_is_the_sum_of_both_correlations_in_each_resample():
+    parts, main = [measure(*study()) for measure in (plcc, srocc)], main_score(*study())
+    assert main.value == pytest.approx(parts[0].value + parts[1].value)
+    assert main.low == pytest.approx(np.percentile(parts[0].resampled + parts[1].resampled, 2.5))
+    assert (main.n, main.references) == (parts[0].n, parts[0].references)
 
 
 def test_the_mean_of_trainings_resamples_the_same_references():

@@ -69,6 +69,7 @@ ABLATIONS = pd.DataFrame(
         "column": "SROCC",
         "paper": [-0.3, -0.02, 0.004, 0.1],
         "paper_noise": [0.02, 0.02, 0.02, np.nan],
+        "paper_paired": [0.02, 0.01, np.nan, np.nan],
     }
 )
 IMAGES = [draw(3, 12, 16) for _ in range(3)]
@@ -286,6 +287,13 @@ def test_ticks_of_the_papers_differences_are_plain_signed_numbers():
     axis.figure.draw_without_rendering()
     assert [text.get_text() for text in axis.get_xticklabels()] == ["-10", "-5", "-2", "-1", "0", "+1"]
     assert not [text for text in axis.get_xticklabels(minor=True) if text.get_text()]
+
+
+def test_the_papers_differences_are_a_band_from_independent_to_paired_noise():
+    axis = plots.paper_differences(*FIGURES["paper_differences"][0]).axes[0]
+    independent, paired = (line.get_xdata().tolist() for line in axis.lines[1:])
+    assert independent == pytest.approx([-15, -1, 0.2])
+    assert paired == pytest.approx([-15, -2, np.nan], nan_ok=True)
 
 
 def test_fusion_counts_the_answers_that_change():

@@ -5,17 +5,18 @@ from itertools import pairwise
 import dataset_trees
 import pytest
 
-from iqa_lib.data import DataError, demo, sides_table
+from iqa_lib.data import DataError, demo, live, sides_table
 from iqa_lib.data.base import Pair, Triplet
-from iqa_lib.data.protocols import iqa_tmfm, prfnet, scored, thinned, topiq
+from iqa_lib.data.protocols import iqa_tmfm, prfnet, scaled_by_train, scored, thinned, topiq
 
 SMALL = {"scenes": 0, "pairs": 2, "triplets": 2}
 
 
 @pytest.fixture(autouse=True)
 def trees(tmp_path, monkeypatch):
-    for name in ("kadid10k", "csiq", "bapps", "pieapp", "clic"):
+    for name in ("kadid10k", "csiq", "live", "pipal", "bapps", "pieapp", "clic"):
         getattr(dataset_trees, name)(tmp_path / name)
+    monkeypatch.setattr(live, "FOLDERS", dataset_trees.LIVE_FOLDERS)
     monkeypatch.setattr(demo, "make", lambda *_: None)  # records without images
     return tmp_path
 
@@ -71,6 +72,27 @@ def test_what_does_not_go_together_is_an_error(trees, dataset, options, message)
         topiq(dataset, trees, **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"cross": "csiq", "hold_out": True}])
+def test_training_on_all_of_a_data_set_needs_another_to_test_on(trees, options):
+    with pytest.raises(DataError, match="train_all: got True with cross"):
+        scored("pipal", trees, train_all=True, **options)
+
+
+def test_what_is_tested_on_another_data_set_keeps_its_scores(trees):
+    raw = scored("pipal", trees, train_all=True, cross="csiq")
+    sides = scaled_by_train(raw)
+    assert sides["train"].targets.aminmax() == (0, 1)
+    assert sides["test"] is raw["test"]
+
+
+@pytest.mark.parametrize(("dmos", "shift"), [("realigned", 0.0), ("original", 0.5)])
+@pytest.mark.parametrize(("protocol", "side"), [(scored, "cross"), (topiq, "cross"), (topiq, "test")])
+def test_the_label_file_of_live_can_be_chosen(trees, protocol, side, dmos, shift):
+    where = ("kadid10k", {"cross": "live"}) if side == "cross" else ("live", {"trained": False})
+    default, chosen = (protocol(where[0], trees, **where[1], **more)[side] for more in ({}, {"live_dmos": dmos}))
+    assert (chosen.targets - default.targets).tolist() == pytest.approx([shift] * len(default), abs=1e-4)
+
+
 def test_the_demo_set_can_be_split_by_image_to_measure_the_leak(trees):
     sides = {by: scored("demo", trees, by=by, demo={"scenes": 0, "pairs": 10}) for by in ("reference", "row")}
     shared = {by: set(s["train"].reference_ids) & set(s["test"].reference_ids) for by, s in sides.items()}
@@ -93,6 +115,8 @@ def test_the_demo_set_can_be_split_by_image_to_measure_the_leak(trees):
         (iqa_tmfm, "clic", {"hold_out": True}, {"train": 22, "selection": 6, "test": 6}),
         (scored, "demo", {"cross": "demo"}, {"train": 16, "test": 8, "cross": 8}),
         (scored, "csiq", {"hold_out": True}, {"train": 9, "test": 3, "selection": 3}),
+        (scored, "pipal", {"hold_out": True}, {"train": 9, "test": 3, "selection": 3}),
+        (scored, "pipal", {"train_all": True, "cross": "csiq"}, {"train": 15, "test": 15}),
         (topiq, "pieapp", {"task": "preference"}, {"train": 4, "test": 2}),
     ],
 )

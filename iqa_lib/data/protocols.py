@@ -55,37 +55,62 @@ def iqa_tmfm(dataset: str, root: Path | str, *, seed=0, hold_out=False, by="row"
     """
     side = _loader(TRIPLET_SETS, dataset, root, {"votes": 1} | (demo or {}), seed=seed)
     train, test = side(split="train"), side(split="test" if dataset == "demo" else "validation")
-    return (_without_a_fifth(train, seed, by) if hold_out else {"train": train}) | {"test": test}
+    return (_held_out(train, 0.2, seed, by) if hold_out else {"train": train}) | {"test": test}
 
 
 def scored(
-    dataset: str, root: Path | str, *, seed=0, cross="", hold_out=False, by="reference", demo: dict | None = None
+    dataset: str,
+    root: Path | str,
+    *,
+    seed=0,
+    cross="",
+    hold_out=False,
+    train_all=False,
+    by="reference",
+    live_dmos="realigned",
+    demo: dict | None = None,
 ) -> Sides:
     """The sides of a network trained on pairs with scores (AHIQ, FR+NR, TOPIQ): `train`, `test` and more.
 
     `cross` is another data set, tested as a whole, as side `cross`. With `"demo"` the network is trained and tested on
     18 types of distortion, and `cross` has the 7 others, on the references of `test`. `hold_out` adds side `selection`,
-    to choose an epoch by: the `val` of LIVE, CSIQ and TID2013, elsewhere a fifth of the training references.
-    `by="row"` leaks references, to measure the effect.
+    to choose an epoch by, so that 60, 20 and 20 % are trained, chosen by and tested: the `val` of LIVE, CSIQ and
+    TID2013, elsewhere a quarter of the training references. With `train_all` the network is trained on all of a data
+    set, and `cross` is `test`. `by="row"` leaks references, to measure the effect. `live_dmos` names LIVE's label file.
     """
     if cross and (cross not in PAIR_SETS or (cross == "demo") != (dataset == "demo")):
         raise DataError(f"cross: got {cross!r} with {dataset!r}, expected another of {', '.join(PAIR_SETS)}, or none")
     types = ALL_TYPES - CROSS_TYPES if cross else ALL_TYPES
-    side = _loader(PAIR_SETS, dataset, root, {"task": "pairs", "types": types} | (demo or {}), seed=seed, by=by)
+    given = {"seed": seed, "by": by} | _labels(dataset, live_dmos)
+    side = _loader(PAIR_SETS, dataset, root, {"task": "pairs", "types": types} | (demo or {}), **given)
+    if train_all:
+        if cross in ("", "demo") or hold_out:
+            got = f"got True with cross {cross!r} and hold_out {hold_out}"
+            raise DataError(f"train_all: {got}, expected a downloaded data set as cross, and no hold_out")
+        whole = load(cross, Path(root) / cross, split="all", **_labels(cross, live_dmos))
+        return {"train": side(split="all"), "test": whole}
     sides = {"train": side(split="train"), "test": side(split="test")}
     if hold_out and dataset in ("live", "csiq", "tid2013"):
         sides["selection"] = side(split="val")
     elif hold_out:
-        sides |= _without_a_fifth(sides["train"], seed, by)
+        sides |= _held_out(sides["train"], 0.25, seed, by)
     if cross == "demo":
         sides["cross"] = side(split="test", types=CROSS_TYPES)
     elif cross:
-        sides["cross"] = load(cross, Path(root) / cross, split="all")
+        sides["cross"] = load(cross, Path(root) / cross, split="all", **_labels(cross, live_dmos))
     return sides
 
 
 def topiq(
-    dataset: str, root: Path | str, *, task="score", trained=True, seed=0, cross="", demo: dict | None = None
+    dataset: str,
+    root: Path | str,
+    *,
+    task="score",
+    trained=True,
+    seed=0,
+    cross="",
+    live_dmos="realigned",
+    demo: dict | None = None,
 ) -> Sides:
     """The sides of TOPIQ: `test`, with `train` for what is trained, and perhaps `cross`.
 
@@ -97,9 +122,9 @@ def topiq(
     if cross and (task == "preference" or not trained):
         raise DataError(f"cross: got {cross!r}, expected none: it is for networks trained on scores")
     if task == "score" and trained:
-        return scored(dataset, root, seed=seed, cross=cross, demo=demo)
+        return scored(dataset, root, seed=seed, cross=cross, live_dmos=live_dmos, demo=demo)
     allowed, kind = (PAIR_SETS, "pairs") if task == "score" else (PREFERENCE_TESTS, "triplets")
-    side = _loader(allowed, dataset, root, {"task": kind} | (demo or {}), seed=seed)
+    side = _loader(allowed, dataset, root, {"task": kind} | (demo or {}), seed=seed, **_labels(dataset, live_dmos))
     tested = PREFERENCE_TESTS[dataset] if task == "preference" else "test" if dataset == "demo" else "all"
     return ({"train": side(split="train")} if trained else {}) | {"test": side(split=tested)}
 
@@ -119,9 +144,13 @@ def scaled(dataset: IQADataset, low: float, high: float) -> IQADataset:
 
 
 def scaled_by_train(sides: Sides) -> Sides:
-    """Each side's scores scaled by the lowest and highest of the training side, but for `cross`, kept as it is."""
+    """Each side's scores scaled by the lowest and highest of the training side, but for `cross`, kept as it is.
+
+    So is any other data set than the one trained on.
+    """
     low, high = map(float, sides["train"].targets.aminmax())
-    return {side: pairs if side == "cross" else scaled(pairs, low, high) for side, pairs in sides.items()}
+    kept = {side for side, pairs in sides.items() if side == "cross" or pairs.name != sides["train"].name}
+    return {side: pairs if side in kept else scaled(pairs, low, high) for side, pairs in sides.items()}
 
 
 def _loader(allowed: Iterable[str], dataset: str, root: Path | str, demo: dict | None, **options) -> Callable:
@@ -132,8 +161,13 @@ def _loader(allowed: Iterable[str], dataset: str, root: Path | str, demo: dict |
     return partial(load, dataset, Path(root) / dataset, **options)
 
 
-def _without_a_fifth(train: IQADataset, seed: int, by: str) -> Sides:
-    """The training side without a fifth of it, and that fifth as `selection`."""
-    parts = {"train": 0.8, "selection": 0.2}
+def _labels(dataset: str, live_dmos: str) -> dict[str, str]:
+    """The reader's option that names LIVE's label file; other data sets have none."""
+    return {"dmos": live_dmos} if dataset == "live" else {}
+
+
+def _held_out(train: IQADataset, share: float, seed: int, by: str) -> Sides:
+    """The training side without a share of it, and that share as `selection`."""
+    parts = {"train": 1 - share, "selection": share}
     dealt = {side: deal(train.records, side, parts, seed, by) for side in parts}
     return {side: IQADataset(train.name, side, records, train.label) for side, records in dealt.items()}

@@ -87,7 +87,7 @@ def _line(table: dict, scale: str) -> dict:
     if not trained:
         return line
     same = tables.same_images(trained.values())
-    estimates, _, found = zip(*trained.values(), strict=True)
+    estimates, _, found, _ = zip(*trained.values(), strict=True)
     line |= tables.over_seeds([estimate.as_dict() for estimate in estimates])
     line["weights"] = tables.weights_of(found[0])
     for name in OTHERS:

@@ -1,10 +1,13 @@
-"""One distorted image as the networks of finished runs see it, beside the maps of SSIM and ST-LPIPS.
+"""Figures made of several finished runs: `python -m iqa_lib.lab.gallery SCALE TABLE` draws that of a table (`figure`).
+
+`figure` is one distorted image as their networks see it, beside the maps of SSIM and ST-LPIPS.
 
 What a network's map shows at a place depends on the network; how far the map moves when the distorted image takes the
 place of the reference itself can be compared. So each network is asked twice, about the reference beside itself and
 about the distorted image, and the absolute difference of its two maps is shown: 0 where it sees no distortion.
 """
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,10 +20,14 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from iqa_lib import plots
 from iqa_lib.baselines import luma
+from iqa_lib.data import protocols
 from iqa_lib.data.demo import references
 from iqa_lib.data.distortions import distort
 from iqa_lib.evaluation import maps_of, maps_of_crops
-from iqa_lib.lab.notebook import inside_outside, outline, relative
+from iqa_lib.files import atomic
+from iqa_lib.lab import plan, records, tables
+from iqa_lib.lab.notebook import inside_outside, of_one_reference, outline, relative, sides_of
+from iqa_lib.lab.runs import Run
 from iqa_lib.lab.scoring import load_run
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, STLPIPS, CFANet, FusedIQATMFM, PRFNet
 
@@ -89,3 +96,37 @@ def figure(reference: Tensor, distorted: Tensor, maps: dict[str, Tensor]) -> Fig
     shown = {f"{title}\ninside / outside: {ratios[title]:.3g}": relative(values) for title, values in maps.items()}
     images = {"reference": reference, "distorted": distorted}
     return plots.images_and_maps(images, shown, bars="figure", outline=outline(reference, distorted))
+
+
+def ranks(table: dict, scale: str) -> Figure:
+    """Pairs of one reference, with score and rank by human scores and by a table's rows, each by its run of seed 0.
+
+    The data set is read anew by the last row's parameters: `DataError` if it is not there. ValueError if a row is not
+    run, or was tested on other records.
+    """
+    side = plan.columns(table, scale)[0]["side"]
+    found = {row["label"]: records.read(records.folder(scale, row["run"], 0)) for row in table["rows"]}
+    *_, last = found.values()
+    run = Run(last["notebook"], last["parameters"], last["folder"])
+    dataset = sides_of(run, protocols.scored, by=last["parameters"]["split_by"])[side]
+    tested = {record["data"][side]["fingerprint"] for record in found.values()}
+    if tested != {dataset.fingerprint()}:
+        raise ValueError(f"{', '.join(found)}: tested on other records than {dataset.name} holds now: run them again")
+    predictions = {label: records.predictions(record["folder"], side) for label, record in found.items()}
+    return plots.ranks(dataset, of_one_reference(dataset), predictions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.gallery", description="Draw a table's own figure.")
+    parser.add_argument("scale", help="folder in outputs/, such as demo")
+    parser.add_argument("table", help="one of params/tables.yaml that asks for a figure")
+    arguments = parser.parse_args()
+    file = tables.folder(arguments.scale) / f"{arguments.table}.png"
+    drawn = ranks(plan.specifications()[arguments.table], arguments.scale)
+    with atomic(file) as temporary:
+        drawn.savefig(temporary, dpi=100)
+    print(f"-> {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from textwrap import dedent
 
 import pandas as pd
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa_lib import baselines, evaluation, plots, training
+from iqa_lib.baselines import Baseline
 from iqa_lib.data.base import IQADataset, Pair, Triplet
+from iqa_lib.devices import best_device
 from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import ParameterError, crops_of_test
 from iqa_lib.lab.runs import Run
@@ -227,9 +230,18 @@ def examples(run: Run, dataset: IQADataset) -> Figure:
     return run.save_figure(plots.records(dataset, shown), "examples")
 
 
+def loaded_metrics(names: Sequence[str], files: Mapping[str, Path] = {}) -> dict[str, Baseline]:
+    """Metrics by name, their networks on the GPU if there is one, with weights of `files` or as `baselines.load` does.
+
+    So weights that are not on this machine are fetched; where that fails, `WeightsError` says what to do.
+    """
+    device = best_device()
+    return {name: baselines.load(name, weights=files.get(name), device=device) for name in names}
+
+
 def by_metrics(dataset: IQADataset, names: str) -> dict[str, pd.DataFrame]:
     """Predictions of metrics named as in `"psnr, ssim"`, by label; without those for which the images are too small."""
-    metrics = [baselines.load(name) for name in metric_names(names) if baselines.fits(name, dataset)]
+    metrics = loaded_metrics([name for name in metric_names(names) if baselines.fits(name, dataset)]).values()
     return {metric.label: evaluation.predict_baseline(metric, dataset) for metric in metrics}
 
 
@@ -246,10 +258,20 @@ def units(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 
 
 def beside_metrics(predictions: pd.DataFrame, answers: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A network's predictions, and in a column of its name each metric's among `answers`, which are by label."""
-    labels = {baseline.label: name for name, baseline in baselines.BASELINES.items()}
-    others = {labels[label]: table.prediction for label, table in answers.items() if label in labels}
-    return predictions.assign(**others)
+    """A network's predictions, and beside them all others among `answers`, which are by label.
+
+    A metric's column has its name, that of another answer of the network's its label.
+    """
+    names = {baseline.label: name for name, baseline in baselines.BASELINES.items()}
+    others = {label: table for label, table in answers.items() if table is not predictions}
+    return predictions.assign(**{names.get(label, label): table.prediction for label, table in others.items()})
+
+
+def of_one_reference(dataset: IQADataset, count: int = 6) -> list[int]:
+    """So many evenly spaced records of one reference, that of the record in the middle."""
+    reference = dataset.reference_ids[len(dataset) // 2]
+    found = [index for index, name in enumerate(dataset.reference_ids) if name == reference]
+    return found[:: max(1, len(found) // count)][:count]
 
 
 def worst_mistakes(run: Run, dataset: IQADataset, predictions: pd.DataFrame, sign: int = 1) -> Figure:

@@ -81,8 +81,12 @@ def priority(run: str, seed: int, scale: str) -> int:
 def draws_all(run: str, seed: int, scale: str) -> bool:
     """Whether a run draws all figures of its notebook, and not only what its tables need.
 
-    It does if it is a full model's first, or alone in its tables: without a full model beside it.
+    It does if it is a full model's first, or alone in its tables: without a full model beside it; and outside demo
+    scale if a row asks for it (`draws`).
     """
+    rows = [(table, row) for table in specifications().values() for row in table.get("rows", []) if "draws" in row]
+    if scale != "demo" and seed == 0 and any(run in runs_of(row, table, scale) for table, row in rows):
+        return True
     beside = {each for table in specifications().values() if "full" in table for each in wanted(table, scale)}
     return seed == 0 and (run in _full_models(scale) or run not in beside)
 

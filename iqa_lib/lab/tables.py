@@ -23,15 +23,18 @@ from iqa_lib.metrics import (
     Estimate,
     agreement,
     difference_noise,
+    main_score,
     mean_estimate,
     paired_difference,
+    paired_noise,
     training_spread,
     two_afc_accuracy,
     verdict,
 )
 
 CELL = ["row", "column", "paper", "ours", "low", "high", "spread", "seeds", "n", "references", "source"]
-DIFFERENCE = ["row", "column", "paper", "paper_noise", "ours", "low", "high", "seeds", "training", "verdict"]
+DIFFERENCE = ["row", "column", "paper", "paper_noise", "paper_paired", "ours", "low", "high", "seeds", "training"]
+DIFFERENCE += ["pairing", "verdict", "paper_verdict"]
 RUN = ["run", "tested on", "weights", "seeds", "minutes", "memory in GB", "device", "commit", "command"]
 MEASURES = {"srocc": "SROCC", "accuracy": "2AFC accuracy"}
 """The agreements that headlines and findings tell."""
@@ -41,11 +44,13 @@ DEMO_WARNING = (
     "seconds of training. They say nothing about the paper's numbers."
 )
 DIFFERENCES = (
-    "Each row minus *{full}*. Ours: the same images, paired bootstrap over references, 95 %. It **differs** if it is "
-    "beyond both this interval and what another training of *{full}* changes (largest minus smallest over its seeds). "
-    "Paper: the difference of the published numbers, and the half-width of its 95 % interval if both came from "
-    "independent samples of n rows (`iqa_lib.metrics.difference_noise`): without the predictions, a smaller difference "
-    "cannot be told from noise."
+    "Each row minus *{full}*{against}. Ours: the same images, paired bootstrap over references, 95 %. It **differs** "
+    "if it is beyond both this interval and what another training of *{full}* changes (largest minus smallest over its "
+    "seeds). Paper: the difference of the published numbers, and the half-width of its 95 % interval. That is not "
+    "known without the predictions, so it stands twice: of two *independent* samples of n rows "
+    "(`iqa_lib.metrics.difference_noise`), and *paired as ours*, as if the paper's two models answered as much alike "
+    "as our own two do (`iqa_lib.metrics.paired_noise`). Beyond both the difference is real, within both it cannot be "
+    "told from noise; everything else is open: only the predictions would tell."
 )
 ABBREVIATIONS = {
     "2AFC": "two-alternative forced choice: which of two distorted images is closer to the reference; accuracy is the "
@@ -87,23 +92,37 @@ def comparison(table: dict, scale: str) -> pd.DataFrame:
 def differences(table: dict, scale: str) -> pd.DataFrame:
     """Each row minus the table's full model (`full:`), one line a cell for which the paper or we have both numbers.
 
+    A row may name another to be compared with, `against:`.
     Ours is the row's mean over seeds minus the full model's, paired: the same images, the same references in each
     resample. Where seeds were tested on different images, it is the mean over the seeds that both have. `training` is
-    the full model's spread, `verdict` `iqa_lib.metrics.verdict`, and `paper_noise`
-    `iqa_lib.metrics.difference_noise` at the column's `n`.
+    the full model's spread, `verdict` `iqa_lib.metrics.verdict`. At the column's `n`, `paper_noise` is
+    `iqa_lib.metrics.difference_noise` and `paper_paired` `paired_noise` with our own `pairing` on that column, or else
+    on another of the same metric; `paper_verdict` is what can be known from these two without the predictions.
     """
     lines, rows = [], {row["label"]: row for row in table["rows"]}
-    full = rows.pop(table["full"])
     for row in rows.values():
-        for column, *papers in zip_longest(table["columns"], row.get("paper", []), full["paper"]):
-            line = {"row": row["label"], "column": column["name"]}
+        other, pairings = rows[row.get("against", table["full"])], {}
+        if row is other:
+            continue
+        ours = [_paired(row, other, column, scale) for column in table["columns"]]
+        for column, found in zip(table["columns"], ours, strict=True):
+            if "pairing" in found:
+                pairings.setdefault(column["metric"], found["pairing"])
+        for column, found, *papers in zip_longest(table["columns"], ours, row.get("paper", []), other["paper"]):
+            line = {"row": row["label"], "column": column["name"]} | found
             if None not in papers:
                 line["paper"] = papers[0] - papers[1]
                 if "n" in column:
-                    line["paper_noise"] = difference_noise(column["metric"], *papers, column["n"])
-            lines.append(line | _paired(row, full, column, scale))
+                    line |= _published_noise(column, papers, found.get("pairing", pairings.get(column["metric"])))
+            lines.append(line)
     lines = pd.DataFrame(lines).reindex(columns=DIFFERENCE)
-    return lines[lines.paper.notna() | lines.ours.notna()]
+    lines = lines[lines.paper.notna() | lines.ours.notna()]
+    return lines.assign(paper_verdict=[_papers_verdict(line) for line in lines.itertuples()])
+
+
+def _published_noise(column: dict, papers: Sequence[float], pairing: float | None) -> dict[str, float]:
+    noise = {"paper_noise": difference_noise(column["metric"], *papers, column["n"])}
+    return noise | ({"paper_paired": paired_noise(column["metric"], *papers, column["n"], pairing)} if pairing else {})
 
 
 def finished(table: dict, scale: str) -> pd.DataFrame:
@@ -154,7 +173,7 @@ def result(run: str, seed: int, scale: str) -> str:
         for column in columns(table, scale):
             for row in table["rows"]:
                 named = run in runs_of(row, table, scale) or ("baseline" in row and column.get("run") == run)
-                found = record["metrics"].get(_seen_by(row, column)["key"]) if named else None
+                found = _recorded(record, _seen_by(row, column)) if named else None
                 if found and column["metric"] in MEASURES:
                     told = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
                     return f"{row.get('method', row.get('baseline'))}'s {MEASURES[column['metric']]} {told}"
@@ -194,9 +213,11 @@ def sections(name: str, scale: str) -> dict[str, tuple[str, pd.DataFrame]]:
     demo = lines[lines.ours.notna()].column.str.contains("demo").any()
     words = " ".join([table["title"], table["note"], *lines.row, *lines.column])
     note = "\n\n".join([table["note"], *([DEMO_WARNING] if demo else []), *explained(words)])
-    shown = {table["title"]: (note, _wide(lines))}
+    shown = {table["title"]: (note, _wide(lines, table.get("published", "paper")))}
     if "full" in table and len(compared := differences(table, scale)):
-        shown["Differences"] = DIFFERENCES.format(full=table["full"]), _wide_differences(compared)
+        named = {row["against"]: row["method"] for row in table["rows"] if "against" in row}
+        against = "".join(f", but of {method} minus *{label}*" for label, method in named.items())
+        shown["Differences"] = DIFFERENCES.format(full=table["full"], against=against), _wide_differences(compared)
     if len(made := finished(table, scale)):
         shown["Runs"] = RUNS, made
     if len(sent := kept.shown(table, scale)):
@@ -222,14 +243,17 @@ def text(name: str, scale: str) -> str:
 
 
 def write(name: str, scale: str) -> Path:
-    """Make one table's files; returns the Markdown's path."""
+    """Make one table's files; returns the Markdown's path. A figure of its runs is made by `iqa_lib.lab.gallery`."""
     table, page = specifications()[name], text(name, scale)
     lines, figure = counts(table) if "counts" in table else comparison(table, scale), ""
-    if "ours" in lines and lines.ours.notna().any():
+    if "figure" in table:
+        figure = f"\n![{table['title']}]({name}.png)" * (folder(scale) / f"{name}.png").exists()
+    elif "ours" in lines and lines.ours.notna().any():
         from iqa_lib import plots
 
         with atomic(folder(scale) / f"{name}.png") as temporary:
-            plots.forest(lines, f"{table['title']} ({scale} scale)").savefig(temporary, dpi=100)
+            title, published = f"{table['title']} ({scale} scale)", table.get("published", "paper")
+            plots.forest(lines, title, published).savefig(temporary, dpi=100)
         figure = f"\n![forest plot]({name}.png)"
     html = PAGE + mistune.create_markdown(plugins=["table"])(page + figure)
     for ending, content in (("csv", lines.to_csv(index=False)), ("html", html), ("md", page)):
@@ -257,20 +281,32 @@ def _ours(row: dict, column: dict, table: dict, scale: str) -> tuple[dict, str]:
         reason = records.failure(scale, run)
         return {}, damaged or (f"failed: {reason}" if reason else "not run")
     method = row.get("method", row.get("baseline"))
-    estimates = [record["metrics"].get(column["key"]) for record in found]
+    estimates = [_recorded(record, column) for record in found]
     if None in estimates:
         pretrained = method in BASELINES and BASELINES[method].needs_weights
         return {}, "weights not found" if pretrained else "left out of the run, or undefined for a pair"
+    given = found[-1]["parameters"]
     seeds = ", ".join(str(record["parameters"]["seed"]) for record in found)
-    source = f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}"
+    stated = f", {row['states']} {given[row['states']]}" if row.get("states") in given else ""
+    source = f"{method} in {run}, seed{'s' * (len(found) > 1)} {seeds}{stated}"
     return over_seeds(estimates), f"{source}; not used: {damaged}" if damaged else source
 
 
 def _seen_by(row: dict, column: dict) -> dict:
-    """A column on the side and split that a row may name of its own, and `key`, its number's name in run records."""
+    """A column with a row's own side, split and metric, if it names any, and `key`, its number's name in records."""
     column = {"side": "test"} | column | {part: row[part] for part in ("split", "side") if part in row}
+    column["side"] = row.get("sides", {}).get(column["data"], column["side"])
+    column["metric"] = row.get("measures", {}).get(column["metric"], column["metric"])
     side = "" if column["side"] == "test" else f" {column['side']}"
     return column | {"key": f"{column['metric']} {row.get('method', row.get('baseline'))}{side}"}
+
+
+def _recorded(record: dict, column: dict) -> dict | None:
+    """A record's number for a column as `_seen_by` gives it; the main score is made from the predictions."""
+    if column["metric"] != "main":
+        return record["metrics"].get(column["key"])
+    found = estimate(record["folder"], column["side"], "main")
+    return found and found.as_dict()
 
 
 def lacking(row: dict) -> str:
@@ -301,19 +337,22 @@ class Trained(NamedTuple):
     estimate: Estimate
     images: str  # fingerprint of the records that it was tested on
     record: dict
+    answers: pd.Series  # what it predicted for each record
 
 
 def recomputed(row: dict, column: dict, scale: str) -> dict[int, Trained]:
     """A row's number by seed, of those runs whose predictions give the recorded one."""
     column, found = _seen_by(row, column), {}
     for record in records.read_all(scale, row["run"]):
-        recorded = record["metrics"].get(column["key"])
+        recorded = _recorded(record, column)
         if recorded is None or not _tested_on(record, column):
             continue
-        again = estimate(record["folder"], column["side"], column["metric"])
+        table = records.predictions(record["folder"], column["side"])
+        method = row["method"] if row["method"] in table else "prediction"
+        again = estimate(record["folder"], column["side"], column["metric"], method)
         if again is not None and abs(again.value - recorded["value"]) < 1e-4:
             images = record["data"][column["side"]]["fingerprint"]
-            found[record["parameters"]["seed"]] = Trained(again, images, record)
+            found[record["parameters"]["seed"]] = Trained(again, images, record, table[method])
     return found
 
 
@@ -341,14 +380,25 @@ def _paired(row: dict, full: dict, column: dict, scale: str) -> dict:
         difference, seeds = mean_estimate(each, same_rows=False), len(each)
     spread = training_spread([each.estimate.value for each in whole.values()])
     judged = {"seeds": seeds, "training": spread, "verdict": verdict(difference, spread)}
+    if alike := [_pairing(column["metric"], ours[seed], whole[seed]) for seed in ours.keys() & whole.keys()]:
+        judged["pairing"] = sum(alike) / len(alike)
     return {"ours": difference.value, "low": difference.low, "high": difference.high} | judged
+
+
+def _pairing(measure: str, one: Trained, other: Trained) -> float:
+    """How alike two trainings answer, as `iqa_lib.metrics.paired_noise` takes it."""
+    if measure == "accuracy":
+        return ((one.answers > 0.5) != (other.answers > 0.5)).mean()
+    difference = paired_difference(one.estimate, other.estimate)
+    independent = difference_noise(measure, one.estimate.value, other.estimate.value, one.estimate.n)
+    return (difference.high - difference.low) / 2 / independent
 
 
 def estimate(run_folder: Path, side: str, measure: str, method: str = "prediction") -> Estimate | None:
     """A run's agreement from its predictions, or from another metric's column beside them; None if there is none.
 
     The columns of metrics are named as in `BASELINES`: scores of pairs, as they are, or answers "B is closer" of
-    triplets, where a tie is 0.5.
+    triplets, where a tie is 0.5; other columns hold another answer of the network's, by method.
     """
     return _estimate(run_folder, (run_folder / records.PREDICTIONS).stat().st_mtime_ns, side, measure, method)
 
@@ -359,9 +409,11 @@ def _estimate(run_folder: Path, _changed: int, side: str, measure: str, method: 
     if method not in table:
         return None
     if measure == "accuracy":
-        ties = "a" if method == "prediction" else "half"
+        ties = "half" if method in BASELINES else "a"
         return two_afc_accuracy(table[method], table.target, table.reference_id, ties=ties)
-    sign = 1 if method == "prediction" or BASELINES[method].higher_is_better else -1
+    sign = -1 if method in BASELINES and not BASELINES[method].higher_is_better else 1
+    if measure == "main":
+        return main_score(sign * table[method], table.target, table.reference_id)
     return agreement(table.assign(prediction=table[method]), measure, sign) if measure in AGREEMENT else None
 
 
@@ -382,17 +434,20 @@ def _ensemble(named: list[str], column: dict, scale: str) -> tuple[dict, str]:
 
 
 def _tested_on(record: dict, column: dict) -> bool:
-    """Whether a record was tested on the column's data set and, if it names one, exactly its split."""
+    """Whether a record was tested on the column's data set, exactly its split if it names one, and its LIVE labels."""
     tested = record["data"].get(column["side"], {"name": "", "split": ""})
+    labels = [given.get("live_dmos", "realigned") for given in (record["parameters"], column)]
+    if column["data"] == "live" and len(set(labels)) > 1:
+        return False
     return tested["name"] == column["data"] and tested["split"] == column.get("split", tested["split"])
 
 
-def _wide(lines: pd.DataFrame) -> pd.DataFrame:
-    """One line a row: the paper's value and ours under each column that has any, sample size and source."""
+def _wide(lines: pd.DataFrame, published: str) -> pd.DataFrame:
+    """One line a row: the published value and ours under each column that has any, sample size and source."""
     wide, measured = {"method": lines.row.unique()}, lines[lines.ours.notna()]
     for column, part in lines.groupby("column", sort=False):
         if part.paper.notna().any():
-            wide[f"{column}: paper"] = [_decimals(value) for value in part.paper]
+            wide[f"{column}: {published}"] = _decimals(part.paper)
         if part.ours.notna().any():
             wide[f"{column}: ours"] = [interval(cell) for cell in part.itertuples()]
     sizes = {x.row: f"{x.n:.0f} ({x.references:.0f})" for x in measured.drop_duplicates("row").itertuples()}
@@ -405,8 +460,10 @@ def _wide_differences(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines of `differences` as text, each with a verdict."""
     wide = lines[["row", "column"]].rename(columns={"row": "method"})
     wide["paper"] = [f"{x:+.4g}" if pd.notna(x) else "" for x in lines.paper.round(4)]
-    wide["paper: noise"] = [f"± {x:.3f}" if pd.notna(x) else "" for x in lines.paper_noise]
-    wide["paper: verdict"] = [_papers_verdict(line) for line in lines.itertuples()]
+    for name, noise in {"independent": lines.paper_noise, "paired as ours": lines.paper_paired}.items():
+        if noise.notna().any():
+            wide[f"paper: noise, {name}"] = [f"± {x:.3f}" if pd.notna(x) else "" for x in noise]
+    wide["paper: verdict"] = lines.paper_verdict
     wide["ours"] = [signed(line.ours, line.low, line.high) for line in lines.itertuples()]
     wide["one training moves by"] = [f"{x:.3f}" if pd.notna(x) else "" for x in lines.training]
     wide["ours: verdict"] = lines.verdict.astype(object).fillna("")
@@ -414,9 +471,13 @@ def _wide_differences(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def _papers_verdict(line) -> str:
+    """What can be known of a published difference without the predictions; empty if its noise is not known."""
     if pd.isna(line.paper_noise):
         return ""
-    return "differs" if abs(line.paper) > line.paper_noise else "within noise"
+    beyond = {abs(line.paper) > noise for noise in (line.paper_noise, line.paper_paired) if pd.notna(noise)}
+    if beyond == {True}:
+        return "differs"
+    return "within noise" if beyond == {False} and pd.notna(line.paper_paired) else "open"
 
 
 def signed(value: float, low: float, high: float) -> str:
@@ -424,8 +485,10 @@ def signed(value: float, low: float, high: float) -> str:
     return "" if pd.isna(value) else f"{value:+.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _decimals(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.3f}" if round(value, 3) == value else f"{value:.4f}"
+def _decimals(values: pd.Series) -> list[str]:
+    """Published values of a column with as many decimals, 3 or 4, as the longest of them has."""
+    places = 3 if values.isna().all() or (values.dropna().round(3) == values.dropna()).all() else 4
+    return ["" if pd.isna(value) else f"{value:.{places}f}" for value in values]
 
 
 def interval(cell) -> str:
