@@ -300,5 +300,7 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def _printable(cell: object) -> object:
-    """Text that UTF-8 can hold: bytes of a name that are none are written as escapes."""
-    return cell.encode("utf-8", "backslashreplace").decode() if isinstance(cell, str) else cell
+    """Text that UTF-8 can hold: bytes of a file's name that it cannot are written as escapes."""
+    if not isinstance(cell, str):
+        return cell
+    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
