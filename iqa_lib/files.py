@@ -24,8 +24,13 @@ def repo_root() -> Path:
 
 
 def cache_dir() -> Path:
-    """Folder for what can be computed again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`."""
-    return Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
+    """The folder of what can be made again: `$IQA_LIB_CACHE`, else `~/.cache/iqa_lib`. OSError if it cannot be made."""
+    try:
+        folder = Path(os.environ.get("IQA_LIB_CACHE") or Path.home() / ".cache" / "iqa_lib")
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # there is no home, or it is read-only
+        raise OSError(f"no cache folder ({error}): set IQA_LIB_CACHE to a folder that can be written") from error
+    return folder
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def cached_file(network: str) -> Path:
         hub = torch.hub.get_dir()
     else:
         hub = Path(os.getenv("TORCH_HOME") or Path(os.getenv("XDG_CACHE_HOME") or "~/.cache", "torch"), "hub")
-    return Path(hub, "checkpoints", Path(URLS[network]).name).expanduser()
+    return Path(os.path.expanduser(hub), "checkpoints", Path(URLS[network]).name)
 
 
 def packaged_file(network: str = PACKAGED) -> Path | None:
@@ -163,6 +163,8 @@ def _from_url(network: str) -> Path:
         if not sha256(file).startswith(prefix):
             raise _not_found(network, f"{file} is damaged (its SHA-256 does not begin with {prefix}): delete it")
         return file
+    if file.parts[0].startswith("~"):
+        raise _not_found(network, "there is no home folder to keep them in: set TORCH_HOME to one")
     with _online(network, url):
         from torch.hub import download_url_to_file
 

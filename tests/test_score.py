@@ -5,6 +5,7 @@ import io
 import json
 import math
 import multiprocessing
+import os
 import pickle
 import re
 import struct
@@ -25,6 +26,7 @@ from iqa_lib.backbones import PACKAGED
 from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.demo import packaged_photos
+from iqa_lib.files import cache_dir
 from iqa_lib.images import as_image
 from iqa_lib.lab import networks, runs, scoring
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet, rebuild
@@ -317,6 +319,21 @@ def test_a_network_without_weights_lists_the_options(name):
 def test_the_default_works_at_once():
     assert iqa_lib.score(PIXELS, NOISY).meaning.startswith("st-lpips-alex (lower is better, 0 to inf)")
     assert iqa_lib.prefer(PIXELS, NOISY, PIXELS) == 1
+
+
+def test_without_a_home_the_variable_to_set_is_named(tmp_path, monkeypatch):
+    (tmp_path / "read-only").write_text("")
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "read-only" / "cache"))
+    with pytest.raises(OSError, match=r"read-only/cache.*set IQA_LIB_CACHE"):
+        cache_dir()
+    for name in ("IQA_LIB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    with pytest.raises(OSError, match=r"Could not determine home directory.*set IQA_LIB_CACHE"):
+        cache_dir()
+    with pytest.raises(WeightsError, match="no home folder to keep them in: set TORCH_HOME"):
+        scoring.load("lpips-alex")
 
 
 @pytest.mark.parametrize(
