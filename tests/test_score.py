@@ -294,6 +294,8 @@ def test_a_result_that_is_no_number_is_refused():
     broken = scoring.Metric("broken", "weights of NaN", lambda *_: math.nan)
     with pytest.raises(ValueError, match=r"broken: got NaN.*check weights of NaN"):
         broken.score(PIXELS, NOISY)
+    with pytest.raises(pickle.PicklingError, match="broken does not come from `load`"):
+        pickle.dumps(broken)
 
 
 def test_prefer_by_a_metric_follows_its_direction():

@@ -105,6 +105,15 @@ def test_images_without_a_partner_are_named(run, tmp_path):
     assert "dist/c.png, ref/b.png" in told
 
 
+def test_a_dangling_link_and_a_folder_with_the_name_of_an_image(run, tmp_path):
+    images_at(tmp_path, "ref/a.png", "ref/b.png", "dist/a.png", "dist/folder.png/x.txt")
+    (tmp_path / "dist/b.png").symlink_to("gone.png")
+    status, _, told = run("ref", "dist", "--metric", "psnr")
+    assert (status, "not scored: distorted: there is no file dist/b.png" in told) == (1, True)
+    assert "psnr: 1 of 2 scored" in told
+    assert "1 subfolder" in told
+
+
 def test_what_is_left_out_is_counted(run, tmp_path):
     images_at(tmp_path, "ref/a.png", "dist/a.png", "dist/deep/b.png", "dist/notes.txt", "dist/.hidden.png")
     assert (
@@ -483,6 +492,8 @@ def test_agreement_with_another_column_and_what_is_no_score(run, tmp_path, rated
     assert "agreement" not in run("pairs.csv", "--metric", "mse")[2]
     assert "--mos: got mos, expected a column of the input: reference, d" in run("pairs.csv", "--mos", "mos")[2]
     assert run("pairs.csv", "--plot", "x.png")[0] == 2
+    (tmp_path / "pairs.csv").write_text("\n".join(["reference,distorted,mos", *rated[:-1], "r2.png,d25.png,"]))
+    assert "(n=14, 3 references)" in run("pairs.csv", "--metric", "mse")[2]
     (tmp_path / "pairs.csv").write_text("\n".join(["reference,distorted,mos", *rated[:-1], "r2.png,d25.png,good"]))
     status, out, told = run("pairs.csv", "--metric", "mse")
     assert (status, out, "mos: got 'good' for " in told) == (1, "", True)

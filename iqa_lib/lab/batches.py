@@ -128,7 +128,7 @@ def _images(folder: Path, recursive: bool) -> dict[str, Path]:
         raise ValueError(f"{folder} is not a folder (from {Path.cwd()}): check the path")
     inside = folder.rglob("*") if recursive else folder.iterdir()
     shown = (path for path in inside if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    if not (files := sorted(path for path in shown if _is_image(path) and path.is_file())):
+    if not (files := sorted(path for path in shown if _is_image(path) and (path.is_file() or path.is_symlink()))):
         raise ValueError(f"{folder} holds no image: give a folder with files such as name.png or name.jpg")
     found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
     if len(found) < len(files):

@@ -78,6 +78,8 @@ class Metric:
     loading: dict = field(default_factory=dict, repr=False, compare=False)  # the arguments of `load`
 
     def __reduce__(self):
+        if not self.loading:
+            raise pickle.PicklingError(f"{self.name} does not come from `load`, expected one that can be loaded again")
         return _loaded_once, (pickle.dumps(self.loading),)
 
     @property

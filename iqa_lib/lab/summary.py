@@ -1,6 +1,7 @@
 """What a table of scores says as a whole: means, worst images, and agreement with people."""
 
 from collections.abc import Iterator, Sequence
+from math import inf, isnan
 from pathlib import Path
 from statistics import mean, median
 
@@ -33,28 +34,26 @@ def lines(rows: Sequence[dict], metrics: Sequence[Metric], worst: int = 3) -> It
 
 
 def human_scores(pairs: Sequence[dict[str, str]], column: str) -> list[float]:
-    """The numbers of a column; one that is not there, or a cell that is no finite number, raises ValueError."""
+    """The numbers of a column, NaN in empty cells; no such column, or a cell that is no number, raises ValueError."""
     if column not in pairs[0]:
         raise ValueError(f"--mos: got {column}, expected a column of the input: {', '.join(pairs[0])}")
-    numbers = pd.to_numeric(pd.Series([pair[column] for pair in pairs]), errors="coerce").to_numpy(float)
-    if (wrong := np.flatnonzero(~np.isfinite(numbers))).size:
-        got = f"{pairs[wrong[0]][column]!r} for {pairs[wrong[0]]['distorted']}"
-        raise ValueError(f"{column}: got {got}, expected a number in each row: fill it in, or delete the row")
+    cells = pd.Series([pair[column].strip() or "nan" for pair in pairs])
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(float)
+    if (wrong := np.flatnonzero(~np.isfinite(numbers) & (cells != "nan"))).size:
+        got = f"{cells[wrong[0]]!r} for {pairs[wrong[0]]['distorted']}"
+        raise ValueError(f"{column}: got {got}, expected a number, or nothing: fill it in")
     return numbers.tolist()
 
 
 def predictions(rows: Sequence[dict], metric: Metric, scores: Sequence[float]) -> pd.DataFrame:
-    """The scored rows as `iqa_lib.metrics.agreement` takes them; infinities count as 100 (dB)."""
-    table = pd.DataFrame(
-        [(row[metric.name], score, row["reference"]) for row, score in zip(rows, scores, strict=True)],
-        columns=["prediction", "target", "reference_id"],
-    )
-    table = table[table.prediction != ""].reset_index(drop=True)
-    return table.assign(
-        prediction=table.prediction.astype(float).clip(-100, 100)
-        if np.isinf(metric.high)
-        else table.prediction.astype(float)
-    )
+    """The rows with both scores as `iqa_lib.metrics.agreement` takes them; infinities count as 100 (dB)."""
+    both = [
+        (float(row[metric.name]), score, row["reference"])
+        for row, score in zip(rows, scores, strict=True)
+        if row[metric.name] != "" and not isnan(score)
+    ]
+    table = pd.DataFrame(both, columns=["prediction", "target", "reference_id"])
+    return table.assign(prediction=table.prediction.replace(inf, 100.0))
 
 
 def agreement_lines(
