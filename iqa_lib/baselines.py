@@ -1,8 +1,8 @@
 """The classical and pretrained full-reference metrics that the papers' tables compare with.
 
-piq, torchmetrics or lpips compute them, `iqa_lib.models.st_lpips` ST-LPIPS; this file holds the conventions under which
-they are called (luma or RGB, data range, downsampling), because the same name under another convention is another
-number. `table()` prints them.
+piq, torchmetrics or lpips compute them, `iqa_lib.models.st_lpips` ST-LPIPS, and this file MSE and PSNR, for which no
+library starts in a second. It holds the conventions under which they are called (luma or RGB, data range,
+downsampling), because the same name under another convention is another number. `table()` prints them.
 
     baseline = load("ms-ssim")                        # or load("lpips-alex", weights="path/to/file.pth")
     baseline.score(reference, distorted)              # (B,)
@@ -288,6 +288,14 @@ def _piq(metric: str, **options: object) -> Callable[..., Tensor]:
     return lambda *pair: compute(*(image.clamp(0, 1) for image in pair))  # piq asserts the range to the last bit
 
 
+def _mse(reference: Tensor, distorted: Tensor) -> Tensor:
+    return (reference - distorted).square().mean()
+
+
+def _psnr(reference: Tensor, distorted: Tensor) -> Tensor:
+    return -_mse(reference, distorted).log() * (10 / math.log(10))
+
+
 def _uqi(reference: Tensor, distorted: Tensor) -> Tensor:
     """UQI in float64: in float32, the variances of smooth places cancel out, and the quotients reach -1e9.
 
@@ -361,7 +369,6 @@ def _build_dists() -> nn.Module:
 
 
 _AVERAGED = "averaged down by round(shortest side / 256)"
-_psnr = _library("torchmetrics.functional.image:peak_signal_noise_ratio", data_range=1.0)
 
 _higher = partial(Baseline, higher_is_better=True, low=0, high=1)
 _lower = partial(Baseline, higher_is_better=False, low=0, high=math.inf)
@@ -390,12 +397,11 @@ def _st_lpips(net: str, **limits: int) -> Baseline:
 
 # fmt: off
 _ROWS = (
-    _higher("psnr", "PSNR", "torchmetrics", "textbook", "RGB, data range 1, full size; equal images give infinity",
+    _higher("psnr", "PSNR", "iqa_lib", "textbook", "RGB, data range 1, full size; equal images give infinity",
             _psnr, high=math.inf),
-    _higher("psnr-y", "PSNR (luma)", "torchmetrics", "textbook",
+    _higher("psnr-y", "PSNR (luma)", "iqa_lib", "textbook",
             "luma, data range 1, full size; equal images give infinity", _on_luma(_psnr), high=math.inf),
-    _lower("mse", "MSE", "torchmetrics", "textbook", "RGB, data range 1, full size",
-           _library("torchmetrics.functional.regression:mean_squared_error"), high=1),
+    _lower("mse", "MSE", "iqa_lib", "textbook", "RGB, data range 1, full size", _mse, high=1),
     _higher("ssim", "SSIM", "piq", "Wang et al., TIP 2004",
             f"luma, data range 1, {_AVERAGED} as in the authors' ssim.m (block means; theirs filters first), "
             "11x11 Gaussian kernel of sigma 1.5 inside the image",

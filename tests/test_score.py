@@ -1,10 +1,13 @@
 """Scoring images of one's own: what is taken, what is refused with advice, and that every way gives one number."""
 
+import csv
 import io
 import json
 import math
+import multiprocessing
+import os
+import pickle
 import re
-import runpy
 import struct
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image, ImageCms
 
 import iqa_lib
@@ -22,10 +26,9 @@ from iqa_lib.backbones import PACKAGED
 from iqa_lib.baselines import BASELINES
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
 from iqa_lib.data.demo import packaged_photos
-from iqa_lib.files import read_json, write_json
+from iqa_lib.files import cache_dir, read_json, write_json
 from iqa_lib.images import as_image
-from iqa_lib.lab import batches, networks, runs, scoring
-from iqa_lib.lab.command import main
+from iqa_lib.lab import networks, runs, scoring
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet, rebuild
 from iqa_lib.views import Crops
 from iqa_lib.weights import Weights, WeightsError
@@ -261,11 +264,38 @@ def test_identical_images_get_the_extreme_score(name):
 
 def test_the_number_tells_its_direction_and_range_and_computes_like_any_other():
     found = iqa_lib.score(PIXELS, NOISY, "ssim")
-    assert re.fullmatch(r"0\.\d+  ssim \(higher is better, -1 to 1\): SSIM, piq", str(found))
-    assert f"{found}" == repr(found) == str(found)
+    assert re.fullmatch(r"0\.\d+  ssim \(higher is better, -1 to 1\): SSIM, piq", repr(found))
     assert f"{found:.2f}" == f"{float(found):.2f}"
-    assert json.loads(json.dumps([found])) == [float(found)]
-    assert "lower is better, 0 to 0.5" in str(iqa_lib.score(PIXELS, NOISY, "gmsd"))
+    assert "lower is better, 0 to 0.5" in iqa_lib.score(PIXELS, NOISY, "gmsd").meaning
+
+
+def test_a_score_is_a_number_in_every_file():
+    found = scoring.Score(0.1 + 0.2, "ssim (higher is better)")
+    out = io.StringIO()
+    csv.writer(out).writerow([found])
+    assert out.getvalue().strip() == f"{found}" == "0.30000000000000004"
+    assert json.loads(json.dumps([found])) == [0.1 + 0.2]
+    assert yaml.safe_load(yaml.safe_dump([found])) == yaml.safe_load(yaml.dump([found])) == [0.1 + 0.2]
+    again = pickle.loads(pickle.dumps(found))
+    assert (float(again), again.meaning) == (float(found), found.meaning)
+    assert pd.Series([found]).to_csv(index=False, header=False).strip() == "0.30000000000000004"
+
+
+def test_a_metric_goes_to_other_processes():
+    metric = scoring.load("gmsd")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.starmap(metric.score, [(PIXELS, NOISY), (PIXELS, PIXELS)])
+    assert found == [metric.score(PIXELS, NOISY), 0]
+    assert found[0].meaning == metric.meaning
+    assert pickle.loads(pickle.dumps(metric)) is pickle.loads(pickle.dumps(metric))  # loaded once a process
+
+
+def test_a_result_that_is_no_number_is_refused():
+    broken = scoring.Metric("broken", "weights of NaN", lambda *_: math.nan)
+    with pytest.raises(ValueError, match=r"broken: got NaN.*check weights of NaN"):
+        broken.score(PIXELS, NOISY)
+    with pytest.raises(pickle.PicklingError, match="broken does not come from `load`"):
+        pickle.dumps(broken)
 
 
 def test_prefer_by_a_metric_follows_its_direction():
@@ -274,13 +304,13 @@ def test_prefer_by_a_metric_follows_its_direction():
         assert iqa_lib.prefer(PIXELS, worse, NOISY, name) == 1
         assert iqa_lib.prefer(PIXELS, NOISY, worse, name) == 0
         assert iqa_lib.prefer(PIXELS, NOISY, NOISY, name) == 0.5
-    assert "1: B is closer, 0: A is, by A" in str(iqa_lib.prefer(PIXELS, NOISY, worse, "ssim"))
+    assert "1: B is closer, 0: A is, by A" in iqa_lib.prefer(PIXELS, NOISY, worse, "ssim").meaning
 
 
 # --- metrics that are not here
 
 
-@pytest.mark.parametrize("name", ["topiq-fr", "ahiq", "iqa-tmfm", "prfnet", "fr-nr"])
+@pytest.mark.parametrize("name", ["iqa-tmfm", "prfnet", "fr-nr"])
 def test_a_network_without_weights_lists_the_options(name):
     with pytest.raises(WeightsError, match="needs trained weights") as caught:
         iqa_lib.score(PIXELS, NOISY, name)
@@ -288,12 +318,20 @@ def test_a_network_without_weights_lists_the_options(name):
     assert ("authors" in str(caught.value)) == networks.NETWORKS[name].authors
 
 
-def test_the_default_is_topiq_fr_and_says_how_to_get_it():
-    with pytest.raises(WeightsError, match=r"(?s)topiq-fr.*cfanet_fr_kadid") as caught:
-        iqa_lib.score(PIXELS, NOISY)
-    assert "--list" in str(caught.value)
-    with pytest.raises(WeightsError, match="prfnet needs"):
-        iqa_lib.prefer(PIXELS, NOISY, NOISY)
+def test_the_default_works_at_once():
+    assert iqa_lib.score(PIXELS, NOISY).meaning.startswith("st-lpips-alex (lower is better, 0 to inf)")
+    assert iqa_lib.prefer(PIXELS, NOISY, PIXELS) == 1
+
+
+def test_without_a_home_the_variable_to_set_is_named(monkeypatch):
+    for name in ("IQA_LIB_CACHE", "TORCH_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user without a home
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    with pytest.raises(OSError, match=r"Could not determine home directory.*set IQA_LIB_CACHE"):
+        cache_dir()
+    with pytest.raises(WeightsError, match="no home folder to keep them in: set TORCH_HOME"):
+        scoring.load("lpips-alex")
 
 
 @pytest.mark.parametrize(
@@ -307,6 +345,12 @@ def test_the_default_is_topiq_fr_and_says_how_to_get_it():
         ({"metric": "ssim", "vit": "b16"}, ValueError, "options vit, which only a checkpoint of the authors takes"),
         ({"metric": "ssim", "device": "cuda:77"}, ValueError, "use 'cpu'"),
         ({"metric": "ssim", "device": "tpu9"}, ValueError, "use 'cpu'"),
+        ({"metric": "ssim", "device": "meta"}, ValueError, "got 'meta'.*use 'cpu'"),
+        (
+            {"metric": "topiq-fr", "checkpoint": __file__, "wings": 2},
+            ValueError,
+            "got the options wings, expected some",
+        ),
     ],
 )
 def test_a_wrong_metric_checkpoint_device_or_option_is_named(arguments, error, message):
@@ -320,7 +364,7 @@ def test_the_authors_checkpoint_of_cfanet_scores_whole_images(tmp_path, monkeypa
     model = CFANet(backbone=PACKAGED, weights="random", dim=16).eval()
     (tmp_path / "authors.pth").write_bytes(b"weights")
     monkeypatch.setattr(CFANet, "from_author_checkpoint", lambda path, **options: model)
-    found = iqa_lib.score(PIXELS, NOISY, checkpoint=tmp_path / "authors.pth")
+    found = iqa_lib.score(PIXELS, NOISY, "topiq-fr", checkpoint=tmp_path / "authors.pth")
     pair = (tensor(x)[None].float() / 255 for x in (PIXELS, NOISY))
     with torch.inference_mode():
         assert found == pytest.approx(model(*pair).item(), abs=1e-5)
@@ -455,173 +499,7 @@ def test_options_are_kept_and_make_the_same_network_again():
     assert rebuild.described(torch.nn.Linear(1, 1)) is None
 
 
-# --- many images
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """100 small references and distorted images of the same names, with other endings."""
-    root = tmp_path_factory.mktemp("hundred")
-    rng = np.random.default_rng(3)
-    for folder in ("ref", "dist"):
-        (root / folder).mkdir()
-    for number in range(100):
-        pixels = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / "ref" / f"{number:03}.png")
-        Image.fromarray(pixels // 2 + number // 2).save(root / "dist" / f"{number:03}.bmp")
-    (root / "dist" / ".hidden").write_text("")
-    return root
-
-
-def test_two_folders_give_what_the_single_images_give(folders, capsys):
-    assert main([str(folders / "ref"), str(folders / "dist"), "--metric", "ssim", "--csv", str(folders / "o.csv")]) == 0
-    table = pd.read_csv(folders / "o.csv")
-    assert len(table) == 100
-    assert set(table.better) == {"higher"}
-    for row in table.itertuples():
-        assert row.score == iqa_lib.score(folders / row.reference, folders / row.distorted, "ssim")
-    assert "100 of 100 scored: ssim (higher is better, -1 to 1)" in capsys.readouterr().err
-
-
-def test_a_csv_that_was_written_can_be_read_again(folders, tmp_path, capsys):
-    first, second = folders / "first.csv", tmp_path / "deep" / "second.csv"
-    arguments = ["--metric", "gmsd", "--csv"]
-    assert main([str(folders / "ref"), str(folders / "dist"), *arguments, str(first)]) == 0
-    assert main([str(first), *arguments, str(second)]) == 0
-    tables = [pd.read_csv(file) for file in (first, second)]
-    assert tables[0].score.equals(tables[1].score)
-    assert (second.parent / tables[1].reference[0]).resolve() == (folders / "ref/000.png").resolve()
-
-
-def test_one_reference_serves_a_folder_and_the_table_goes_to_the_screen(folders, capsys):
-    assert main([str(folders / "ref/007.png"), str(folders / "dist"), "--metric", "psnr"]) == 0
-    shown = pd.read_csv(io.StringIO(capsys.readouterr().out))
-    assert len(shown) == 100
-    assert shown.score.idxmax() == 7
-
-
-def test_images_without_a_partner_are_named(tmp_path, capsys):
-    for name in ("ref/a.png", "ref/b.png", "dist/a.png", "dist/c.png", "dist/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        RGB.save(tmp_path / name, format="PNG")
-    assert main([str(tmp_path / "ref"), str(tmp_path / "dist"), "--metric", "psnr"]) == 1
-    told = capsys.readouterr().err
-    assert "2 of 4 images have no partner" in told
-    assert str(tmp_path / "dist/c.png") in told
-    assert str(tmp_path / "ref/b.png") in told
-    assert f"left out, not images by their endings: {tmp_path / 'dist/notes.txt'}" in told
-
-
-def test_two_images_of_one_name_and_an_empty_folder_are_refused(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for name in ("a.png", "a.bmp"):
-        RGB.save(tmp_path / name)
-    with pytest.raises(ValueError, match=r"two images of one name.*a\.bmp"):
-        batches.pairs_of_folders(tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="holds no image"):
-        batches.pairs_of_folders(tmp_path, tmp_path / "empty")
-    with pytest.raises(ValueError, match="is not a folder"):
-        batches.pairs_of_folders(tmp_path, tmp_path / "gone")
-
-
-def test_a_broken_image_costs_its_row_only(tmp_path, capsys):
-    for folder in ("ref", "dist"):
-        (tmp_path / folder).mkdir()
-        for name in "abc":
-            RGB.save(tmp_path / folder / f"{name}.png")
-    (tmp_path / "dist/b.png").write_bytes(b"")
-    (tmp_path / "pairs.csv").write_text("reference,distorted\nref/a.png,dist/a.png\nref/a.png,dist/gone.png\n")
-    assert (
-        main([str(tmp_path / "ref"), str(tmp_path / "dist"), "--metric", "mse", "--csv", str(tmp_path / "o.csv")]) == 1
-    )
-    table = pd.read_csv(tmp_path / "o.csv")
-    assert table.score.isna().tolist() == [False, True, False]
-    assert "cannot be decoded" in table.error[1]
-    told = capsys.readouterr().err
-    assert "2 of 3 scored" in told
-    assert "b.png: cannot be decoded" in told
-    assert main([str(tmp_path / "pairs.csv"), "--metric", "mse"]) == 1
-    assert "there is no file" in capsys.readouterr().err
-
-
-def test_an_interrupted_batch_keeps_what_was_done(tmp_path, monkeypatch):
-    scores = iter([0.1, 0.2])
-
-    def until_the_user_stops(*_):
-        value = next(scores, None)
-        if value is None:
-            raise KeyboardInterrupt
-        return value
-
-    monkeypatch.setattr(scoring.Metric, "_compute", lambda self, **_: until_the_user_stops())
-    (tmp_path / "pairs.csv").write_text("reference,distorted\n" + "a.png,b.png\n" * 5)
-    with pytest.raises(KeyboardInterrupt):
-        main([str(tmp_path / "pairs.csv"), "--metric", "psnr", "--csv", str(tmp_path / "o.csv")])
-    assert pd.read_csv(tmp_path / "o.csv").score.tolist() == [0.1, 0.2]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "is not a readable CSV"),
-        ("reference,distorted\n", "has no row"),
-        ("ref,dist\na,b\n", "has the columns ref, dist, expected reference,distorted"),
-        ("reference;distorted\na;b\n", "separate them by commas"),
-        ("reference,distorted\na.png,b.png\na.png,\n", "row 3 has nothing under distorted"),
-        ("reference,distorted\n\xff\xfe", "is not a readable CSV"),
-    ],
-)
-def test_a_csv_that_names_no_pairs_is_refused(tmp_path, capsys, text, message):
-    (tmp_path / "pairs.csv").write_bytes(text.encode("latin-1"))
-    assert main([str(tmp_path / "pairs.csv"), "--metric", "psnr"]) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_triplets_from_a_csv_with_a_byte_order_mark(tmp_path, capsys):
-    Image.fromarray(NOISY).save(tmp_path / "a.png")
-    RGB.save(tmp_path / "r.png")
-    (tmp_path / "t.csv").write_bytes("\ufeffreference,a,b\nr.png,a.png,r.png\nr.png,r.png,a.png\n".encode())
-    assert main([str(tmp_path / "t.csv"), "--metric", "ssim"]) == 0
-    assert pd.read_csv(io.StringIO(capsys.readouterr().out)).p_b.tolist() == [1.0, 0.0]
-
-
-# --- the command, and the name that a function and a module share
-
-
-def test_the_command_prints_the_score_and_its_meaning(tmp_path, capsys):
-    RGB.save(tmp_path / "r.png")
-    Image.fromarray(NOISY).save(tmp_path / "d.png")
-    pair = [str(tmp_path / "r.png"), str(tmp_path / "d.png")]
-    assert main([*pair, "--metric", "ssim"]) == 0
-    assert capsys.readouterr().out.strip() == str(iqa_lib.score(*pair, "ssim"))
-    assert main([*pair, pair[0], "--metric", "ssim"]) == 0
-    assert capsys.readouterr().out.startswith("1  1: B is closer")
-    assert main([*pair, "--metric", "ssim", "--csv", str(tmp_path / "o.csv")]) == 0
-    assert pd.read_csv(tmp_path / "o.csv").distorted.tolist() == ["d.png"]
-    assert main(["--list"]) == 0
-    assert "topiq-fr" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        ([], 2, "expected REF DIST"),
-        (["one.png"], 2, "got one.png alone"),
-        (["r.png", "d.png", "--option", "vit"], 2, "NAME=VALUE"),
-        (["r.png", "d.png"], 1, "topiq-fr needs trained weights"),
-        (["r.png", "d.png", "--metric", "ssim"], 1, "reference: there is no file r.png"),
-        (["gone.csv", "--metric", "ssim"], 1, "gone.csv"),
-        (["r.png", "d.png", "--metric", "ssim", "--option", "vit=b16"], 1, "leave them out"),
-    ],
-)
-def test_the_exit_status_and_the_message_tell_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, status, message):
-    monkeypatch.chdir(tmp_path)
-    try:
-        found = main(arguments)
-    except SystemExit as end:
-        found = end.code
-    assert found == status
-    assert message in capsys.readouterr().err
+# --- the name of a function and a module
 
 
 @pytest.mark.parametrize(
@@ -629,20 +507,14 @@ def test_the_exit_status_and_the_message_tell_what_is_wrong(tmp_path, monkeypatc
     [
         "import iqa_lib; first = iqa_lib.score; import iqa_lib.score; from iqa_lib import score",
         "import iqa_lib.score; from iqa_lib import score; first = iqa_lib.score",
-        "from iqa_lib import score; from iqa_lib.score import __call__ as first; import iqa_lib.score; first = score",
+        "from iqa_lib import score; from iqa_lib.score import CallableModule; import iqa_lib; first = score",
     ],
 )
-def test_the_name_is_a_function_whatever_is_imported_first(order):
-    light = "import sys, types; sys.modules['iqa_lib.lab.scoring'] = types.SimpleNamespace(score=max)"
-    script = f"{light}\n{order}\nassert first is score is iqa_lib.score is max and 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+def test_the_name_is_one_thing_whatever_is_imported_first(order):
+    light = "import pickle, sys, types; sys.modules['iqa_lib.lab.scoring'] = types.SimpleNamespace(score=max)"
+    checks = "assert first is score is iqa_lib.score is sys.modules['iqa_lib.score'] and score(1, 2) == 2"
+    script = f"{light}\n{order}\n{checks}\nassert pickle.loads(pickle.dumps(score)) is score"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script} and 'torch' not in sys.modules"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-
-
-def test_the_module_is_the_command(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["score", "r.png", "d.png"])
-    monkeypatch.delitem(sys.modules, "iqa_lib.score", raising=False)
-    with pytest.raises(SystemExit) as end:
-        runpy.run_module("iqa_lib.score", run_name="__main__", alter_sys=True)
-    assert end.value.code == 1
-    assert "The options are:" in capsys.readouterr().err

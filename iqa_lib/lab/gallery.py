@@ -28,7 +28,7 @@ from iqa_lib.files import atomic
 from iqa_lib.lab import plan, records, tables
 from iqa_lib.lab.notebook import inside_outside, of_one_reference, outline, relative, sides_of
 from iqa_lib.lab.runs import Run
-from iqa_lib.lab.scoring import load_run
+from iqa_lib.lab.trained import load_run
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, STLPIPS, CFANet, FusedIQATMFM, PRFNet
 
 SHOWN = {
@@ -83,7 +83,7 @@ def _asked(model: nn.Module, name: str, reference: Tensor, distorted: Tensor) ->
 def maps_of_all(runs: Iterable[Path | str], reference: Tensor, distorted: Tensor) -> dict[str, Tensor]:
     """The maps `(1, 1, h, w)` of SSIM, ST-LPIPS and the networks of finished runs, by title; brighter: more distorted.
 
-    Errors are those of `iqa_lib.lab.scoring.load_run`; a network without such a map raises KeyError.
+    Errors are those of `iqa_lib.lab.trained.load_run`; a network without such a map raises KeyError.
     """
     networks = (load_run(run)[0] for run in runs)
     found = dict(map_of_network(model, reference, distorted) for model in networks)

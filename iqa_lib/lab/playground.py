@@ -28,7 +28,7 @@ from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.devices import device_of, to_device
 from iqa_lib.evaluation import worst_mistakes
 from iqa_lib.images import from_pil, open_image
-from iqa_lib.lab import records, scoring
+from iqa_lib.lab import records, scoring, trained
 from iqa_lib.lab.notebook import inside_outside, outline, relative
 from iqa_lib.models import AHIQ, CFANet
 
@@ -56,7 +56,7 @@ class Playground:
     def __init__(
         self, run: Path | str, *, metrics: Sequence[str] = ("psnr", "ssim"), others: Sequence = (), scenes: int = 4
     ):
-        self.network, record = scoring.load_run(run)
+        self.network, record = trained.load_run(run)
         self._name = type(self.network).__name__ + (" (demo run)" if records.is_demo(record) else "") + ", whole image"
         if not hasattr(self.network, "higher_is_better"):
             raise ValueError(f"{run} trained a triplet network, which has no score for one image: name it in `others`")

@@ -1,11 +1,22 @@
-"""The papers' networks, one file a paper, in the paper's order."""
+"""The papers' networks, one file a paper, in the paper's order; a file is imported when its network is first used."""
 
-from iqa_lib.models.ahiq import AHIQ
-from iqa_lib.models.fr_nr import FRNR
-from iqa_lib.models.iqa_tmfm import IQATMFM, FusedIQATMFM
-from iqa_lib.models.lpips_plus import LPIPSPlus
-from iqa_lib.models.prfnet import PRFNet
-from iqa_lib.models.st_lpips import STLPIPS
-from iqa_lib.models.topiq import CFANet, Preference
+from importlib import import_module
 
-__all__ = ["AHIQ", "FRNR", "IQATMFM", "STLPIPS", "CFANet", "FusedIQATMFM", "LPIPSPlus", "PRFNet", "Preference"]
+_FILES = {
+    "AHIQ": "ahiq",
+    "FRNR": "fr_nr",
+    "IQATMFM": "iqa_tmfm",
+    "STLPIPS": "st_lpips",
+    "CFANet": "topiq",
+    "FusedIQATMFM": "iqa_tmfm",
+    "LPIPSPlus": "lpips_plus",
+    "PRFNet": "prfnet",
+    "Preference": "topiq",
+}
+__all__ = [*_FILES]
+
+
+def __getattr__(name: str) -> type:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
