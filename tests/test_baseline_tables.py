@@ -274,9 +274,9 @@ def answering(here, run, right, fused=None, scale="paper"):
     table["prediction"] = answer(right if fused is None else fused)
     table.assign(**{"its network alone": answer(right)}).to_csv(folder / "predictions.csv", index=False)
     path = folder / "run.json"
-    found = json.loads(path.read_text())
+    found = read_json(path)
     found["parameters"]["metrics"] = "psnr, dists"
-    path.write_text(json.dumps(found))
+    write_json(path, found)
 
 
 def test_published_differences_have_a_band_of_noise_from_how_alike_our_own_two_answer(here):
@@ -334,9 +334,9 @@ def test_the_main_score_of_ours_comes_from_the_predictions(here):
 def test_fr_nrs_own_row_stands_on_the_fifth_and_across_on_all_of_pipal(here):
     run, own = "05_fr_nr/table3_inception_v3", {"srocc FR+NR": 0.9, "srocc FR+NR cross": 0.6}
     folder = record(here, run, name="kadid10k", split="test", scale="paper", **own)
-    found = json.loads((folder / "run.json").read_text())
+    found = read_json(folder / "run.json")
     found["data"]["cross"] = {"name": "pipal", "split": "all", "label": "MOS"}
-    (folder / "run.json").write_text(json.dumps(found))
+    write_json(folder / "run.json", found)
     fifth = "01_baselines/kadid10k_fifth"
     record(here, fifth, name="kadid10k", split="test", scale="paper", **{"srocc dists": 0.7})
     cells = tables.comparison(SPECIFIED["fr_nr_table1"], "paper").set_index(["row", "column"]).ours
@@ -358,9 +358,9 @@ def test_the_plcc_of_ahiq_in_table_2_stands_raw_and_fitted(here):
 def test_the_benchmark_on_live_takes_only_runs_by_its_label_file(here, dmos, seen):
     run = "06_lpips_plus/benchmark_alex_live"
     path = record(here, run, name="live", split="all", scale="paper", **{"srocc LPIPS+": 0.9}) / "run.json"
-    found = json.loads(path.read_text())
+    found = read_json(path)
     found["parameters"] |= {"live_dmos": dmos} if dmos else {}
-    path.write_text(json.dumps(found))
+    write_json(path, found)
     assert tables.comparison(SPECIFIED["topiq_benchmark"], "paper").ours.notna().any() == seen
     text = tables.text("topiq_benchmark", "paper")
     assert "KROCC LIVE (dmos.mat): IQA-PyTorch" in text
