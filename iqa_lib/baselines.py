@@ -307,10 +307,11 @@ def _uqi(reference: Tensor, distorted: Tensor) -> Tensor:
     from torch.nn.functional import conv2d
 
     kernel = gaussian_filter(11, 1.5, device=reference.device, dtype=torch.float64)[None]  # (1, 1, 11, 11)
+    across, down = kernel.sum(2, keepdim=True), kernel.sum(3, keepdim=True)  # whose product it is
     total, (height, width) = 0, (side - 10 for side in reference.shape[2:])
     for top in range(0, height, 512):
         x, y = (image[:, :, top : top + 522].double() for image in (reference, distorted))
-        mean_x, mean_y, xx, yy, xy = (conv2d(image, kernel) for image in (x, y, x * x, y * y, x * y))
+        mean_x, mean_y, xx, yy, xy = (conv2d(conv2d(i, across), down) for i in (x, y, x * x, y * y, x * y))
         power, variance = mean_x**2 + mean_y**2, xx - mean_x**2 + yy - mean_y**2
         luminance = torch.where(power > 0, 2 * mean_x * mean_y / power, 1)
         structure = torch.where(variance > 1e-9, 2 * (xy - mean_x * mean_y) / variance, 1)  # 1e-8: 1 bit of blue
