@@ -234,7 +234,8 @@ class Table:
         if rows and (not text.endswith("\n") or len(rows[-1]) < len(header)):
             rows.pop()
         todo = f"give another --csv, or delete {self.file}"
-        if header != self.columns or len(rows) > len(self.pairs):
+        whole = all(len(row) == len(header) for row in rows)
+        if header != self.columns or len(rows) > len(self.pairs) or not whole:
             got = f"{len(rows)} rows of {', '.join(header)}"
             expected = f"at most {len(self.pairs)} of {', '.join(self.columns)}"
             raise ValueError(f"{self.file} holds {got}, expected {expected}: {todo}")
