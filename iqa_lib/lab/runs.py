@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import device_name, device_of, instructions, resolved_precision, use_one_thread
+from iqa_lib.devices import determinism, device_name, device_of, instructions, resolved_precision, use_one_thread
 from iqa_lib.files import atomic, code_fingerprint, repo_root, tensors_sha256
 from iqa_lib.lab import records
 from iqa_lib.lab.parameters import SMALL_SCALES, declared, validate
@@ -148,6 +148,7 @@ class Run:
             "peak_memory_bytes": peak_memory(device),
             "device": device_name(device),
             "instructions": instructions(),
+            "determinism": determinism(device),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in PACKAGES},
             "code": code_fingerprint(),
