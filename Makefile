@@ -1,5 +1,6 @@
 # make reproduce: sets up, then every table at demo scale     make test: sets up, then all tests
 # make lab: JupyterLab                                        make venv: only sets up .venv
+# make gpu: eight minutes on one GPU: right, how fast; into benchmarks/gpu.json and docs/gpu.md
 # make test-browser: the playground in a real browser; needs Chromium (apt install chromium), not part of `make test`
 # make data DATA=/path/to/data SETS="kadid10k bapps" ACCEPT=yes: fetches data sets; without ACCEPT only their terms and sizes
 # SCALE=paper DATA=/path/to/data SEEDS=5: on the papers' own data sets, with more seeds
@@ -17,7 +18,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TQDM_DISABLE ?= $(if $(MAKE_TERMOUT),,1)
 
-.PHONY: venv reproduce data test test-browser lab clean
+.PHONY: venv reproduce data plan test test-browser lab gpu clean
 
 venv: .venv/.done
 
@@ -52,6 +53,9 @@ test-browser: venv .venv-browser/.done
 
 lab: venv
 	jupyter lab
+
+gpu: venv
+	python benchmarks/gpu.py
 
 clean:
 	rm -rf $(filter-out outputs/records,$(wildcard outputs/*)) .snakemake

@@ -72,14 +72,14 @@ def to_device(item: Tensor | list | nn.Module, device: torch.device | str):
 
 
 @contextmanager
-def fast_kernels(on: bool = True) -> Iterator[None]:
-    """On a GPU, TF32 in fp32 products, and for each shape the quickest of cuDNN's kernels; `on=False`: neither.
+def fast_kernels(*, tf32: bool = True) -> Iterator[None]:
+    """On a GPU, for each shape the quickest of cuDNN's kernels, and TF32 in fp32 products, or `tf32=False`, without.
 
     TF32 rounds the factors to 10 bits. Which kernel is the quickest is measured, and may differ from run to run.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = on
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
     try:
         yield
     finally:

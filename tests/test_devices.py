@@ -10,9 +10,10 @@ import pytest
 import torch
 from test_runs import here  # noqa: F401
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iqa_lib import devices
-from iqa_lib.devices import autocast, check_device, device_of, resolved_precision, to_device
+from iqa_lib.devices import autocast, check_device, determinism, device_of, fast_kernels, resolved_precision, to_device
 from iqa_lib.lab import runs
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -117,6 +118,30 @@ def test_moving_makes_floats_of_images_and_keeps_the_nesting():
     model = nn.BatchNorm1d(3, affine=False)
     assert to_device(model, "cpu") is model
     assert device_of(model) == CPU
+
+
+def test_on_a_gpu_images_and_convolutions_are_channels_last():
+    class Moved(nn.Module):
+        def to(self, *where, memory_format):
+            return *where, memory_format
+
+    with FakeTensorMode():
+        image = to_device(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "cuda")
+    assert image.dtype == torch.float32
+    assert image.is_contiguous(memory_format=torch.channels_last)
+    assert to_device(Moved(), "cuda") == ("cuda", torch.channels_last)
+    assert to_device(Moved(), "cpu") == ("cpu", torch.preserve_format)
+
+
+def test_parity_needs_true_fp32():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with fast_kernels(tf32=False):
+        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
+
+
+def test_what_a_record_says_of_determinism():
+    assert determinism(CPU).endswith(f"{torch.get_num_threads()} threads: the same digits")
+    assert "move the last digits" in determinism(CUDA)
 
 
 def test_a_device_that_is_not_here_is_an_error():

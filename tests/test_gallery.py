@@ -1,7 +1,5 @@
 """The gallery: what each network's map moves by, on tiny networks and real distortions."""
 
-import json
-
 import dataset_trees
 import pandas as pd
 import pytest
@@ -10,6 +8,7 @@ from image_sets import one_thread_of_the_cpu  # noqa: F401
 
 from iqa_lib.backbones import PACKAGED
 from iqa_lib.data import load
+from iqa_lib.files import write_json
 from iqa_lib.lab import gallery, notebook, plan, records
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, FusedIQATMFM, PRFNet
 
@@ -77,12 +76,12 @@ def test_figure_2_of_fr_nr_is_drawn_from_its_three_runs(tmp_path, monkeypatch):
         folder = tmp_path / records.folder("paper", row["run"], 0)
         folder.mkdir(parents=True)
         predictions.to_csv(folder / records.PREDICTIONS)
-        written = {"notebook": "05_fr_nr", "parameters": given | {"seed": 0, "split": -1}}
+        written = dict.fromkeys(records.KEYS) | {"notebook": "05_fr_nr", "parameters": given | {"seed": 0, "split": -1}}
         written["data"] = {"cross": {"fingerprint": cross.fingerprint()}}
-        (folder / records.RECORD).write_text(json.dumps(written))
+        write_json(folder / records.RECORD, written)
     notes = [axis.get_xlabel() for axis in gallery.ranks(table, "paper").axes]
     assert notes[0] == "human: 1.43e+03 (1)\nFRP: 6 (3)\nFRP + FRNP: 6 (3)\nFRP + FRNP + NR: 6 (3)"
-    (folder / records.RECORD).write_text(json.dumps(written | {"data": {"cross": {"fingerprint": "other"}}}))
+    write_json(folder / records.RECORD, written | {"data": {"cross": {"fingerprint": "other"}}})
     with pytest.raises(
         ValueError, match=r"FRP, FRP \+ FRNP, FRP \+ FRNP \+ NR: tested on other records than pipal holds"
     ):

@@ -120,7 +120,7 @@ def test_it_is_a_baseline_that_needs_nothing_else(models, name):
     reference, distorted = pair("coffee")
     baseline, found = baselines.load(name), iqa_lib.score(*arrays("coffee"), name)
     assert baselines.available(name)
-    assert networks.available().loc[name].tolist() == ["lower", "0 to inf", "nothing"]
+    assert networks.available().loc[name].tolist() == ["lower", "0 to inf", True, ""]
     assert float(found) == baseline.score(reference, distorted).item()
     assert found == pytest.approx(models(name[9:])(reference, distorted).item(), abs=1e-6)
     assert str(baseline.weights) in found.meaning

@@ -128,6 +128,21 @@ def test_a_late_reading_names_the_step_whose_loss_was_not_finite(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+# --- Values are checked where images enter
+
+
+@pytest.mark.parametrize("name", ["prfnet", "frnr", "preference"])
+def test_values_are_checked_but_in_a_training_step_and_as_a_loss(name):
+    model, count = trained(name)
+    wrong = [torch.full((2, 3, 64, 64), 2.0) for _ in range(count)]
+    with pytest.raises(ValueError, match=r"got values 2 to 2, expected \[0, 1\]"):
+        model(*wrong)
+    with pytest.raises(ValueError, match="expected a float tensor"):
+        model.train()(*(image.byte() for image in wrong))
+    assert model(*wrong).isfinite().all()
+    assert model.eval()(*wrong[1:], wrong[0].requires_grad_()).isfinite().all()
+
+
 # --- A pretended GPU, which has shapes and places and no numbers
 
 

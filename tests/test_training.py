@@ -748,6 +748,31 @@ def test_bf16_runs_and_stays_close(tmp_path):
     assert result.history.loss.notna().all()
 
 
+def test_a_compiled_model_comes_to_the_same_weights(tmp_path, monkeypatch):
+    """By torch's tracer and no compiler, which takes a minute; the whole forward pass is one graph."""
+    compiled = []
+    traced = partial(torch.compile, backend="eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or traced(model))
+    expected, _ = train(tmp_path / "plain", Small(dropout=0), max_steps=4, accumulate=2)
+    model, _ = train(tmp_path / "compiled", Small(dropout=0), max_steps=4, accumulate=2, compile=True)
+    assert compiled == [model]
+    assert_close(model.state_dict(), expected.state_dict(), 1e-6)
+
+
+def test_training_has_fast_kernels_and_leaves_them_as_they_were(tmp_path):
+    def settings() -> tuple[bool, ...]:
+        backends = torch.backends
+        return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+
+    before, seen = settings(), []
+    train(tmp_path / "a", loss=lambda *given: seen.append(settings()) or preference_bce(*given), max_steps=1)
+    assert seen == [(True, True, True)]
+    assert settings() == before != seen[0]
+    with pytest.raises(ValueError, match="epochs"):
+        train(tmp_path / "b", epochs=0)
+    assert settings() == before
+
+
 # --- Frozen backbones
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import device_name, device_of, instructions, resolved_precision, use_one_thread
+from iqa_lib.devices import determinism, device_name, device_of, instructions, resolved_precision, use_one_thread
 from iqa_lib.files import atomic, code_fingerprint, file_key, locked, repo_root, sha256, tensors_sha256, write_json
 from iqa_lib.lab import records
 from iqa_lib.lab.parameters import SMALL_SCALES, declared, validate
@@ -154,6 +154,7 @@ class Run:
             "device": device_name(device),
             "threads": torch.get_num_threads(),
             "instructions": instructions(),
+            "determinism": determinism(device),
             "python": platform.python_version(),
             "versions": {name: version(name) for name in PACKAGES},
             "code": code_fingerprint(),

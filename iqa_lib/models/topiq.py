@@ -278,7 +278,7 @@ class Preference(nn.Module):
     def forward(self, reference, a, b) -> Tensor:
         if isinstance(reference, Tensor):
             limits = dict(min_size=self.model.min_size, max_pixels=self.model.max_pixels)
-            check_images(reference, a, b, **limits, values=not self.training)
+            check_images(reference, a, b, **limits, values=not self.model.training)
             reference, a, b = map(self.model.extract, (reference, a, b))
         return self._distance(reference, a) - self._distance(reference, b)
 
