@@ -397,3 +397,18 @@ def test_sizes_of_data_sets_that_are_not_found_are_not_guessed(here):
     text = tables.write("ahiq_table1", "demo").read_text()
     assert text.count("not found") == 5
     assert "| 29 / 779 / 5 |" in text
+
+
+def test_the_table_of_completeness_counts_what_the_tables_hold():
+    """Rows of each published table: how many stand beside a run of ours, how many are quoted, and why."""
+    page = (runs.repo_root() / "docs/verified.md").read_text()
+    for name in sorted(set(METHODS) - {"baselines_demo"}):
+        table = SPECIFIED[name]
+        told = [row for row in table["rows"] if "(extra)" not in row["label"]]
+        quoted = [row for row in told if "reported" in row]
+        extra = len(table["rows"]) - len(told)
+        counts = f"| {table['title']} | {len(told)} | {len(told) - len(quoted)} | {len(quoted) or ''} | {extra or ''} |"
+        assert counts in page, counts
+        line = page[page.index(counts) :].splitlines()[0]
+        for row in quoted:
+            assert row["label"] in line or "challenge entries" in line, row["label"]

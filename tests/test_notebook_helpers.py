@@ -1,5 +1,6 @@
 """What the notebooks share: `iqa_lib.lab.notebook`."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from image_sets import image_set
 
+from iqa_lib import baselines
 from iqa_lib.data.base import Label, Pair, Triplet
 from iqa_lib.lab import notebook
 from iqa_lib.lab.parameters import ParameterError
@@ -47,6 +49,33 @@ def test_without_test_crops_whole_images_are_tested_as_they_are(tmp_path):
         SimpleNamespace(parameters=GIVEN | {"crop": 64}), {"test": image_set(tmp_path, [(56, 40)])}
     )
     assert views["test"].all(0)[0].shape == (1, 3, 40, 56)
+
+
+def test_metrics_compute_where_the_networks_do(monkeypatch):
+    seen = []
+    psnr = replace(baselines.BASELINES["psnr"], compute=lambda *pair: seen.append(pair) or torch.tensor(30.0))
+    monkeypatch.setitem(baselines.BASELINES, "psnr", psnr)
+    monkeypatch.setattr(notebook, "best_device", lambda: torch.device("meta"))
+    metric = notebook.loaded_metrics(["psnr"])["psnr"]
+    assert metric.score(*torch.rand(2, 1, 3, 8, 8)).item() == 30
+    assert [image.device.type for image in seen[0]] == ["meta", "meta"]
+    monkeypatch.setattr(notebook, "best_device", lambda: torch.device("cpu"))
+    assert notebook.loaded_metrics(["psnr"])["psnr"] is psnr
+
+
+def test_every_answer_of_a_network_stands_beside_its_predictions():
+    table = pd.DataFrame({"target": [0.0, 1.0], "prediction": [0.1, 0.2]})
+    answers = {"IQA-TMFM": table} | {name: table.assign(prediction=0.7) for name in ("its network alone", "GMSD")}
+    beside = notebook.beside_metrics(table, answers)
+    assert list(beside) == ["target", "prediction", "its network alone", "gmsd"]
+
+
+def test_records_of_one_reference_are_spread_over_it(tmp_path):
+    dataset = image_set(tmp_path, [(8, 8)] * 20)
+    middle = dataset.reference_ids[10]
+    of_it = [index for index, name in enumerate(dataset.reference_ids) if name == middle]
+    assert notebook.of_one_reference(dataset, 1) == of_it[:1]
+    assert notebook.of_one_reference(dataset, 99) == of_it
 
 
 def test_a_prediction_of_a_triplet_is_a_probability():

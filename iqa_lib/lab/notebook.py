@@ -4,6 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.baselines import Baseline
 from iqa_lib.data.base import IQADataset, Pair, Triplet
-from iqa_lib.devices import best_device
+from iqa_lib.devices import best_device, to_device
 from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import ParameterError, crops_of_test
 from iqa_lib.lab.runs import Run
@@ -231,12 +232,20 @@ def examples(run: Run, dataset: IQADataset) -> Figure:
 
 
 def loaded_metrics(names: Sequence[str], files: Mapping[str, Path] = {}) -> dict[str, Baseline]:
-    """Metrics by name, their networks on the GPU if there is one, with weights of `files` or as `baselines.load` does.
+    """Metrics by name, computed on the GPU if there is one, with weights of `files` or as `baselines.load` finds them.
 
     So weights that are not on this machine are fetched; where that fails, `WeightsError` says what to do.
     """
     device = best_device()
-    return {name: baselines.load(name, weights=files.get(name), device=device) for name in names}
+    loaded = {name: baselines.load(name, weights=files.get(name), device=device) for name in names}
+    return loaded if device.type == "cpu" else {name: on_device(metric, device) for name, metric in loaded.items()}
+
+
+def on_device(metric: Baseline, device: torch.device) -> Baseline:
+    """A metric that takes images wherever they are and computes on `device`; one with a network does so already."""
+    if metric.needs_weights:
+        return metric
+    return replace(metric, compute=lambda *pair: metric.compute(*to_device(list(pair), device)))
 
 
 def by_metrics(dataset: IQADataset, names: str) -> dict[str, pd.DataFrame]:
