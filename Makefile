@@ -2,6 +2,7 @@
 # make lab: JupyterLab                                        make venv: only sets up .venv
 # make test-browser: the playground in a real browser; needs Chromium (apt install chromium), not part of `make test`
 # make data DATA=/path/to/data SETS="kadid10k bapps" ACCEPT=yes: fetches data sets; without ACCEPT only their terms and sizes
+# make plan SCALE=paper DATA=/path/to/data: what each row needs, what is there, GPU hours; starts nothing
 # SCALE=paper DATA=/path/to/data SEEDS=5: on the papers' own data sets, with more seeds
 # CORES=8: eight rows or tests at a time
 SCALE ?= demo
@@ -17,7 +18,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 2147483648
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export TQDM_DISABLE ?= $(if $(MAKE_TERMOUT),,1)
 
-.PHONY: venv reproduce data test test-browser lab clean
+.PHONY: venv reproduce plan data test test-browser lab clean
 
 venv: .venv/.done
 
@@ -30,6 +31,9 @@ venv: .venv/.done
 reproduce: venv
 	python -m iqa_lib.lab.reproduce $(SCALE) --seeds $(SEEDS) --cores $(CORES) --gpus $(GPUS) \
 		$(if $(DATA),--data '$(abspath $(DATA))')
+
+plan: venv
+	python -m iqa_lib.lab.schedule $(SCALE) $(if $(DATA),--data '$(abspath $(DATA))')
 
 data: venv
 	status=0; for name in $(SETS); do \
