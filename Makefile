@@ -3,6 +3,7 @@
 # make gpu: eight minutes on one GPU: right, how fast; into benchmarks/gpu.json and docs/gpu.md
 # make test-browser: the playground in a real browser; needs Chromium (apt install chromium), not part of `make test`
 # make data DATA=/path/to/data SETS="kadid10k bapps" ACCEPT=yes: fetches data sets; without ACCEPT only their terms and sizes
+# make plan SCALE=paper DATA=/path/to/data: what each row needs, what is there, GPU hours; starts nothing
 # SCALE=paper DATA=/path/to/data SEEDS=5: on the papers' own data sets, with more seeds
 # CORES=8: eight rows or tests at a time
 SCALE ?= demo
@@ -31,6 +32,9 @@ venv: .venv/.done
 reproduce: venv
 	python -m iqa_lib.lab.reproduce $(SCALE) --seeds $(SEEDS) --cores $(CORES) --gpus $(GPUS) \
 		$(if $(DATA),--data '$(abspath $(DATA))')
+
+plan: venv
+	python -m iqa_lib.lab.schedule $(SCALE) $(if $(DATA),--data '$(abspath $(DATA))')
 
 data: venv
 	status=0; for name in $(SETS); do \

@@ -504,7 +504,7 @@ def test_the_head_learns_and_the_backbone_stays_as_it_is(residual):
 @pytest.mark.parametrize("backbone", [dict(), dict(backbone="cheng2020_anchor.q1", weights="random")])
 def test_the_backbones_output_carries_no_graph(backbone):
     model = iqa_tmfm(crop=32, **backbone).train()
-    image = triplet(1, size=32)[0].requires_grad_()
+    image = triplet(1, size=32)[0]
     assert not any(module.training for module in model.backbone.children())
     assert [x.requires_grad for x in model.extract(image)] == [False, False]
 

@@ -32,6 +32,7 @@ ROOT/train/SET/{ref,p0,p1}/000000.png    SET: traditional, cnn, mix
 ROOT/train/SET/judge/000000.npy
 ROOT/val/SET/...                         SET: traditional, cnn, superres, deblur, color, frameinterp""",
     terms="the repository is under the BSD 2-clause licence; none is known for the patches: see the page",
+    gigabytes=6.4,
     sources={
         "official": tuple(
             Archive(f"{FILES}/twoafc_{part}.tar.gz", top=(part,), into=part, part=part) for part in ("train", "val")

@@ -33,6 +33,7 @@ ROOT/csiq.DMOS.xlsx                      or csiq_label.txt: 1600.AWGN.1.png 0.06
 ROOT/src_imgs/1600.png
 ROOT/dst_imgs/awgn/1600.AWGN.1.png       awgn, jpeg, jpeg2000, fnoise, blur, contrast
                                          or flat in dst_imgs or dst_imgs_all""",
+    gigabytes=0.4,
     sources={
         "official": (
             Archive(f"{FILES}/csiq.DMOS.xlsx"),

@@ -395,4 +395,4 @@ def _receipts(state: Path) -> dict[str, dict]:
 
 def _write_json(path: Path, content: dict) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

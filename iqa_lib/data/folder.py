@@ -54,6 +54,13 @@ class Origin:
     inside: tuple[str, ...] = ()  # folders that the archives create around the layout
     terms: str = "not known here: see the page"
     sources: dict[str, tuple[Archive, ...]] = field(default_factory=dict)  # each a whole data set; tried in this order
+    gigabytes: float | None = None  # of the archives, about; None: not known
+
+    def size(self, split: str) -> int:
+        """Records on a side, by the published counts, about where a share of the references decides."""
+        part, share = next(((p, f[split]) for p, f in self.fractions.items() if split in f), (split, 1))
+        joined = {key: counts for key, counts in self.counts.items() if part in ("all", *key.split("+"))}
+        return round(share * sum(counts.records for counts in joined.values()))
 
     @property
     def help(self) -> str:

@@ -21,6 +21,7 @@ ROOT/dmos.csv                  dist_img,ref_img,dmos,var
 ROOT/images/I01.png            references, I01 to I81
 ROOT/images/I01_01_01.png      image_type_level""",
     terms="freely available to the research community; cite the paper (no formal licence known)",
+    gigabytes=3.1,
     sources={
         "official": (Archive("https://datasets.vqa.mmsp-kn.de/archives/kadid10k.zip", top=("dmos.csv",)),),
         "hub": (Archive("kadid10k.tgz", top=("dmos.csv",)),),

@@ -33,6 +33,7 @@ ROOT/refnames_all.mat          refnames_all
 ROOT/refimgs/*.bmp
 ROOT/jp2k/img1.bmp             to img227; jpeg 233; wn, gblur, fastfading 174 each""",
     terms="free to use with the copyright notice and citations that the archive's readme asks for",
+    gigabytes=0.7,
     sources={
         "hub": (Archive("live.tgz", top=("refimgs",)), Archive(REALIGNED)),
         "hub without dmos_realigned.mat": (Archive("live.tgz", top=("refimgs",)),),

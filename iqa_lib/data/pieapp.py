@@ -33,6 +33,7 @@ ROOT/labels/train/ref_1_pairwise_labels.csv                      also val, test
 ROOT/reference_images/train/ref_1.png                            also val, test
 ROOT/distorted_images/train/ref_1/distort_1_TYPE_inter_1.png     also val, test""",
     terms="non-commercial, educational use only; cite the paper and the Waterloo Exploration Database",
+    gigabytes=2.2,
     sources={
         "official": (Archive(f"{FILES}/all_data_PieAPP_dataset_CVPR_2018.zip", top=("train_reference_list.txt",)),),
         "hub": (Archive("pieapp.tgz", top=("train_reference_list.txt",)),),

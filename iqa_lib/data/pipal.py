@@ -24,6 +24,7 @@ ORIGIN = Origin(
 ROOT/Train_Label/A0000.txt               A0000_00_00.bmp,1434.6
 ROOT/Train_Ref/A0000.bmp
 ROOT/Distortion_1/A0000_00_00.bmp        image_type_level, in Distortion_1 to Distortion_4 or all in Dist_Imgs""",
+    gigabytes=5.4,
     sources={"hub": (Archive("pipal.tar", top=("Train_Ref",)),)},
     parts={"all": ("Train_Label",)},
     counts={"all": Counts(23_200, references=200, distorted=23_200)},

@@ -24,6 +24,7 @@ ROOT/mos_with_names.txt                  5.51429 I01_01_1.bmp
 ROOT/reference_images/I01.BMP            I01 to I25, in any case
 ROOT/distorted_images/I01_01_1.bmp       image_type_level, in any case""",
     terms="not known here: see the page and the readme in the archive",
+    gigabytes=1.2,
     sources={"hub": (Archive("tid2013.tgz", top=("mos_with_names.txt",)),)},
     parts={"all": ("mos_with_names.txt",)},
     counts={"all": Counts(3_000, references=25, distorted=3_000)},
