@@ -8,13 +8,16 @@ snakemake --cores 2 --config seeds=5         seeds 0 to 4
 (profiles/default/config.yaml); the tables then show why it failed.
 """
 
+import os
+import shlex
 from pathlib import Path
 
 from iqa_lib.lab import plan, records
 
 SCALE = config.get("scale", "demo")
 SEEDS = int(config.get("seeds", 1))
-DATA_ROOT = f" --data-root '{config['data']}'" if "data" in config else ""
+DATA_ROOT = f" --data-root {shlex.quote(config['data'])}" if "data" in config else ""
+os.environ |= {records.DATA: config["data"]} if "data" in config else {}
 TABLES = plan.specifications()
 FOLDER = f"outputs/{SCALE}/tables"
 RUN = records.folder(SCALE, "{notebook}/{row}", "{seed}")
