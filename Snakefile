@@ -8,11 +8,15 @@ snakemake --cores 2 --config seeds=5         seeds 0 to 4
 (profiles/default/config.yaml); the tables then show why it failed.
 """
 
+import os
+import shlex
+
 from iqa_lib.lab import plan, records
 
 SCALE = config.get("scale", "demo")
 SEEDS = int(config.get("seeds", 1))
-DATA_ROOT = f" --data-root '{config['data']}'" if "data" in config else ""
+DATA_ROOT = f" --data-root {shlex.quote(config['data'])}" if "data" in config else ""
+os.environ |= {records.DATA: config["data"]} if "data" in config else {}
 TABLES = plan.specifications()
 FIGURES = [name for name, table in TABLES.items() if "figure" in table]
 FOLDER = f"outputs/{SCALE}/tables"

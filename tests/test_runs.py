@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -253,7 +254,7 @@ def test_the_machines_gpus_are_counted_where_none_are_chosen(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--profile", "profiles/slurm", "--config", "scale=paper", "seeds=2", "data=/somewhere"]]
+    "options", [[], ["--profile", "profiles/slurm", "--config", "scale=paper", "seeds=2", "data=/some where's"]]
 )
 def test_the_workflow_plans_every_run_of_every_table(options):
     scale = "paper" if options else "demo"
@@ -269,13 +270,24 @@ def test_the_workflow_plans_every_run_of_every_table(options):
         line = next(line for line in (done.stdout + done.stderr).splitlines() if command in line)
         assert ("--table-only" in line) != plan.draws_all(run, seed, scale), line
     assert f"iqa_lib.lab.report {scale}" in done.stdout + done.stderr
-    assert ("--seed 1 --data-root '/somewhere'" in done.stdout + done.stderr) == bool(options)
+    quoted = shlex.quote("/some where's")
+    assert (f"--seed 1 --data-root {quoted}" in done.stdout + done.stderr) == bool(options)
 
 
 def test_counts_say_which_data_sets_are_not_found(here):
     text = tables.write("prfnet_table1", "demo").read_text()
     assert text.count("not found") == 4
     assert "122106" in text
+
+
+def test_counts_look_where_data_says(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr("iqa_lib.data.load", lambda name, root, **_: seen.append(root) or Noise(here).dataset)
+    (here / "my sets" / "clic").mkdir(parents=True)
+    monkeypatch.setenv(records.DATA, str(here / "my sets"))
+    text = tables.write("prfnet_table1", "demo").read_text()
+    assert set(seen) == {here / "my sets" / "clic"}
+    assert "| 4 |" in text
 
 
 def test_every_row_of_every_table_has_its_file_and_every_file_its_row():

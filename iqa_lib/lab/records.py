@@ -20,6 +20,7 @@ NOTEBOOK = "run.ipynb"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.csv"
 FIGURES = "figures"
+DATA = "IQA_LIB_DATA"  # the environment variable that names the folder of the data sets; without it, `data/`
 AGAIN = f"delete its {RECORD} and run the row again"
 FAILED = "failed.txt"
 PROGRESS = "progress.json"  # only while it runs: its name, step, steps and a note, see `iqa_lib.progress`

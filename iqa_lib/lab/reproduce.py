@@ -254,7 +254,9 @@ def main() -> None:
     workflow = [sys.executable, "-m", "snakemake", "runs", "--nolock", "--cores", str(given.cores)]
     workflow += ["--resources", f"gpu={given.gpus}"] if given.gpus else []
     workflow += ["--config", f"scale={given.scale}", f"seeds={given.seeds}", "watched=true"]
-    workflow += [f"data={Path(given.data).resolve()}"] if given.data else []
+    if given.data:
+        os.environ[records.DATA] = str(Path(given.data).expanduser().resolve())
+        workflow += [f"data={os.environ[records.DATA]}"]
     reporting = [sys.executable, "-m", "iqa_lib.lab.report", given.scale]
     options = {"seeds": given.seeds, "cores": given.cores, "screen": Screen(sys.stdout)}
     with warm.serving() if given.scale == "demo" else nullcontext():

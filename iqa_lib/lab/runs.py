@@ -100,8 +100,8 @@ class Run:
 
     @property
     def data_root(self) -> Path:
-        """The folder that holds the data sets, from the repository if `data_root` is relative."""
-        return repo_root() / self.parameters["data_root"]
+        """The folder that holds the data sets, from the repository if `data_root` is relative; `~` is the home."""
+        return repo_root() / Path(self.parameters["data_root"]).expanduser()
 
     def save_figure(self, figure: Figure, name: str) -> Figure:
         """Save a figure in the run's folder and return it for display."""

@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("scale", nargs="?", default="paper")
     parser.add_argument("--data", type=Path, default=repo_root() / "data", help="folder of the data sets")
     given = parser.parse_args()
-    print(DEMO if given.scale == "demo" else page(given.scale, given.data))
+    print(DEMO if given.scale == "demo" else page(given.scale, given.data.expanduser().resolve()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -181,7 +182,7 @@ def result(run: str, seed: int, scale: str) -> str:
 
 
 def counts(table: dict) -> pd.DataFrame:
-    """A table of data sets: the paper's number of records beside the number in `data/`."""
+    """A table of data sets: the paper's number of records beside the number in `data/`, or in the folder of `DATA`."""
     lines = []
     for row in table["counts"]:
         found = _counted(row, table.get("sizes", ["records"]))
@@ -190,7 +191,7 @@ def counts(table: dict) -> pd.DataFrame:
 
 
 def _counted(row: dict, sizes: list[str]) -> str:
-    root = repo_root() / "data" / row["data"]
+    root = Path(os.environ.get(records.DATA, repo_root() / "data")) / row["data"]
     if not root.is_dir():
         return "not found"
     from iqa_lib import data  # imports torch

@@ -30,9 +30,12 @@ def serving() -> Iterator[None]:
     """Have a warm process as long as the block lasts; it and its children end with the block."""
     with tempfile.TemporaryDirectory() as folder:
         address = os.environ[SOCKET] = str(Path(folder, "warm"))
-        command = [sys.executable, "-c", "from iqa_lib.lab import warm; warm.serve()"]
         options = dict(stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | SETTINGS)
-        server = subprocess.Popen(command, **options)
+        with socket.socket(socket.AF_UNIX) as requests:  # they wait here from the beginning
+            requests.bind(address)
+            requests.listen()
+            command = [sys.executable, "-c", f"from iqa_lib.lab import warm; warm.serve({requests.fileno()})"]
+            server = subprocess.Popen(command, pass_fds=[requests.fileno()], **options)
         try:
             yield
         finally:
@@ -42,11 +45,9 @@ def serving() -> Iterator[None]:
             Path(address).unlink(missing_ok=True)
 
 
-def serve() -> None:
-    """Listen, import, and fork a child for each request until killed."""
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.environ[SOCKET])
-        server.listen()
+def serve(requests: int) -> None:
+    """Import, and fork a child for each request to a listening socket, given by its number, until killed."""
+    with socket.socket(fileno=requests) as server:
         signal.signal(signal.SIGCHLD, _bury)
         import_all()
         while True:
