@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 
+import simplejpeg
 from PIL import Image, TiffImagePlugin
 
 KINDS = ["PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000", "QOI", "SGI", "TGA"]
@@ -130,8 +131,6 @@ def warning(image: Image.Image, data: bytes) -> str:
     """What the decoder complains of in a file that it reads to the end all the same: libjpeg's words, or nothing."""
     if image.format not in ("JPEG", "MPO"):
         return ""
-    import simplejpeg
-
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:

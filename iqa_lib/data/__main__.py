@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             if given.command == "fetch":
                 options = {"accept_terms": given.accept_terms, "part": given.part, "source": given.source}
-                report = fetch(given.name, given.root, **options)
+                report = fetch(given.name, Path(given.root).expanduser(), **options)
             else:
                 report = check(given.name, given.root, decode=not given.no_decode, contact_sheet=given.contact_sheet)
             print(report or "")
