@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.baselines import Baseline
 from iqa_lib.data.base import IQADataset, Pair, Triplet
-from iqa_lib.devices import best_device, to_device
+from iqa_lib.devices import best_device, device_of, to_device
 from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import ParameterError, crops_of_test
 from iqa_lib.lab.runs import Run
@@ -238,7 +238,8 @@ def loaded_metrics(names: Sequence[str], files: Mapping[str, Path] = {}) -> dict
     """
     device = best_device()
     loaded = {name: baselines.load(name, weights=files.get(name), device=device) for name in names}
-    return loaded if device.type == "cpu" else {name: on_device(metric, device) for name, metric in loaded.items()}
+    where_images_are = device_of(None)
+    return {name: each if device == where_images_are else on_device(each, device) for name, each in loaded.items()}
 
 
 def on_device(metric: Baseline, device: torch.device) -> Baseline:
