@@ -24,6 +24,7 @@ class Site:
 
     files: dict[str, bytes] = field(default_factory=dict)
     sent: Counter = field(default_factory=Counter)  # bytes of each path
+    begins: list[tuple[str, int]] = field(default_factory=list)  # path and first byte of each answer
     cut_after: int = 0  # bytes of each answer; 0: whole answers
     ranges: str = "right"  # "none": sends all of the file; "wrong": sends another piece; "lying": all of it as a piece
     delay: float = 0  # seconds before each 16 kB
@@ -72,6 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(sent)))
         self.end_headers()
         if body is None:
+            site.begins.append((path, told))
             self.send(path, sent[: site.cut_after or None])
             if site.cut_after and site.cut_after < len(sent):
                 self.close_connection = True
@@ -96,6 +98,7 @@ def serving(site: Site):
     """The site at `site.address` as long as the block lasts."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("SiteHandler", (Handler,), {"site": site}))
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # clients that were killed
     site.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
