@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,9 @@ def test_what_only_tells_something_runs(command):
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("snakemake")])
 def test_snakemakes_profiles_and_settings_exist(command):
     workflow, words = (ROOT / "Snakefile").read_text(encoding="utf-8"), shlex.split(command)
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in pairwise(words):
         assert option != "--profile" or (ROOT / value / "config.yaml").is_file()
-        assert "=" not in value or f'"{value.partition("=")[0]}"' in workflow, (
-            f"{value}: the Snakefile does not read it"
-        )
+        assert "=" not in value or f'"{value.partition("=")[0]}"' in workflow, f"the Snakefile does not read {value}"
 
 
 # --- Setting up
