@@ -157,7 +157,7 @@ def test_tables_show_kept_records_and_compare_two_of_one_test_set_paired(root):
     first, second = (kept.add(write_run(root, seed=seed, noise=noise)) for seed, noise in ((0, 0.5), (1, 2.5)))
     table = plan.specifications()["ahiq_table2"]
     lines = kept.shown(table, "paper")
-    lines = lines[(lines.column == "SROCC TID2013") & (lines.row == "AHIQ")]
+    lines = lines[(lines.column == "SROCC TID2013") & (lines.row == "AHIQ (ViT-B/16), test fifth")]
     assert set(lines.record) == {first.name, second.name}
     for line in lines.itertuples():
         assert line.paper == 0.962

@@ -43,7 +43,8 @@ def parameters(run, root):
     notebook, row = run.split("/")
     named = (f"params/{notebook}/{name}.yaml" for name in ("paper", row, f"paper/{row}"))
     files = [path for name in named if (path := repo_root() / name).exists()]
-    return validate(notebook, read_parameters(*files) | {"data_root": str(root)})
+    fewer = {"batch_size": 2} if "preference" in row else {}  # than the tree's triplets
+    return validate(notebook, read_parameters(*files) | {"data_root": str(root)} | fewer)
 
 
 def cells(notebook):

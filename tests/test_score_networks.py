@@ -15,7 +15,7 @@ from test_topiq import author_state
 import iqa_lib
 from iqa_lib import weights
 from iqa_lib.backbones import PACKAGED
-from iqa_lib.lab import networks, scoring
+from iqa_lib.lab import networks, records, scoring
 from iqa_lib.lab.command import main
 from iqa_lib.models import CFANet
 from iqa_lib.weights import WeightsError
@@ -109,7 +109,8 @@ def test_a_damaged_file_is_fetched_again_once_it_is_deleted(hub, released):
     assert scoring.load("topiq-fr", **SMALL).name == "topiq-fr"
 
 
-def test_without_a_network_the_options_are_told(hub, tmp_path, monkeypatch, capsys):
+def test_without_a_network_the_options_are_told(hub, monkeypatch, capsys):
+    monkeypatch.setattr(records, "finished", lambda **_: iter(()))
     monkeypatch.setattr(weights, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     for name, (file, licence) in weights.AUTHORS.items():
         with pytest.raises(WeightsError, match=r"failed \(no network\)") as caught:

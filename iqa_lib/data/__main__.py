@@ -7,6 +7,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from iqa_lib.data.base import NAMES, DataError
 from iqa_lib.data.check import check, page, where

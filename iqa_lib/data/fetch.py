@@ -390,7 +390,7 @@ def _room(root: Path) -> Iterator[None]:
 
 def _receipts(state: Path) -> dict[str, dict]:
     """What was fetched and unpacked before, by address."""
-    return json.loads((state / RECEIPT).read_text()) if (state / RECEIPT).exists() else {}
+    return json.loads((state / RECEIPT).read_text(encoding="utf-8")) if (state / RECEIPT).exists() else {}
 
 
 def _write_json(path: Path, content: dict) -> None:
