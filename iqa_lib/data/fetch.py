@@ -208,7 +208,7 @@ def _bring(archive: Archive, remote: Remote, root: Path) -> dict:
     """Download a file, compare and unpack it; its receipt. What is damaged is deleted."""
     name = Path(urlparse(remote.url).path).name
     part, known = root / STATE / f"{name}.part", root / STATE / f"{name}.json"
-    if part.exists() and not (known.exists() and json.loads(known.read_text()) == asdict(remote)):
+    if part.exists() and not (known.exists() and json.loads(known.read_text(encoding="utf-8")) == asdict(remote)):
         print(f"{name}: the server has another file than before: it is fetched anew")
         part.unlink()
     _write_json(known, asdict(remote))
