@@ -788,6 +788,7 @@ def test_training_keeps_nothing_of_the_backbones(fusion):
     assert sum(kept.values()) == sum(from_features.values())
     backbones = {p.untyped_storage().data_ptr() for p in (*net.backbone.parameters(), *net.backbone.buffers())}
     assert not backbones & set(kept)
+    assert net.extract(images[0])[0].grad_fn is None
 
 
 # --- Errors

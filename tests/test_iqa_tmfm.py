@@ -502,11 +502,12 @@ def test_the_head_learns_and_the_backbone_stays_as_it_is(residual):
 
 
 @pytest.mark.parametrize("backbone", [dict(), dict(backbone="cheng2020_anchor.q1", weights="random")])
-def test_the_backbones_output_carries_no_graph(backbone):
+def test_the_backbones_output_carries_no_graph_but_to_images_that_require_a_gradient(backbone):
     model = iqa_tmfm(crop=32, **backbone).train()
     image = triplet(1, size=32)[0]
     assert not any(module.training for module in model.backbone.children())
     assert [x.requires_grad for x in model.extract(image)] == [False, False]
+    assert [x.requires_grad for x in model.extract(image.requires_grad_())] == [True, True]
 
 
 def test_dropout_acts_in_training_alone(model):
