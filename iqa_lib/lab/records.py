@@ -65,6 +65,8 @@ def checked(record: dict, name: str) -> Path:
     file, expected = record["folder"] / name, record.get("files", {}).get(name)
     if not file.is_file():
         raise DamagedError(f"{file} is missing: {AGAIN}, or copy the file too")
+    if expected is None and name == WEIGHTS:
+        raise DamagedError(f"{file} has no hash in its record, which older code wrote: {AGAIN}")
     if expected and _sha256(file, file.stat().st_mtime_ns) != expected:
         raise DamagedError(f"{file} is damaged, or not of the run that its record is about: {AGAIN}")
     return file
