@@ -92,6 +92,8 @@ def sides_of(notebook: str, given: dict) -> list[Side]:
         return [Side(name, "train"), Side(name, PREFERENCE_TESTS[name])]
     if notebook == "06_lpips_plus":
         return [Side(name, "all")]
+    if given.get("train_all"):
+        return [Side(name, "all"), Side(cross, "all")]
     return [Side(name, "train"), Side(name, "test"), *([Side(cross, "all")] if cross else [])]
 
 
@@ -103,7 +105,8 @@ def work(notebook: str, given: dict) -> Work:
     if notebook in ("01_baselines", "06_lpips_plus"):
         return Work(0, 0, sizes[0] * images * crops)
     trained, tested, *others = sizes
-    selection = round(0.2 * trained) if given.get("hold_out") else 0  # of LIVE, CSIQ and TID2013 a fifth of all
+    share = 0.25 if notebook == "04_ahiq" else 0.2  # of the training side; of LIVE, CSIQ and TID2013 a side of its own
+    selection = round(share * trained) if given.get("hold_out") else 0
     trained -= 0 if given["dataset"] in ("live", "csiq", "tid2013") else selection
     step, limit = given["batch_size"] * images * given.get("draws", 1), given["max_steps"]
     each = trained // given["batch_size"]
