@@ -14,6 +14,7 @@ the images are. A library is imported when one of its metrics first scores.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,8 +49,8 @@ class Baseline:
         convention: Luma or RGB, data range, downsampling, and where the library departs from the publication.
         compute: One reference `(1, 3, H, W)` and its distorted image, in [0, 1], to one number.
         prepare: Makes of a reference what `compute` can take in its place for all its distorted images.
-        low: No pair scores below this, none above `high`; an image compared with itself gets the better one of the two,
-            except for VIFp, which is 1 there, and PieAPP, about 0.
+        low: No pair scores below this, none above `high`.
+        equal: The score of an image compared with itself, where it is not the better one of the two.
         build: For a metric that needs weights, makes its network, which `load` binds as the first argument of `compute`
             and `prepare`.
         min_size: Shortest side it is defined for.
@@ -69,6 +70,7 @@ class Baseline:
     high: float
     build: Callable[[], nn.Module] | None = None
     prepare: Callable[..., object] | None = None
+    equal: float | None = None
     min_size: int = 1
     max_pixels: int = 60_000_000
     weights: Weights | None = None
@@ -77,12 +79,18 @@ class Baseline:
     def needs_weights(self) -> bool:
         return self.build is not None
 
+    @property
+    def best(self) -> float:
+        """The score of an image compared with itself."""
+        return self.equal if self.equal is not None else self.high if self.higher_is_better else self.low
+
     def score(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Score RGB float images `(B, 3, H, W)` in [0, 1]: float32 `(B,)`, where the images are.
 
         One by one: memory is that of one pair, and a score does not depend on its neighbours. Other images, too small
         or too large, raise ValueError, as does a pair for which the metric is undefined (some flat ones); a metric that
-        needs weights and is not from `load` raises WeightsError.
+        needs weights and is not from `load` raises WeightsError. A warning says so where a metric is blind: it gives
+        two images that differ the score of equal ones.
         """
         import torch
 
@@ -109,7 +117,12 @@ class Baseline:
         def score(distorted: Tensor) -> Tensor:
             self.check(reference, distorted)
             with torch.no_grad():
-                return self._score_one(prepared, distorted)
+                found = self._score_one(prepared, distorted)
+            if found == self.best and not torch.equal(reference, distorted):
+                warnings.warn(
+                    f"{self.name} is blind here: it scores two images that differ as equal ones", stacklevel=3
+                )
+            return found
 
         return score
 
@@ -125,13 +138,16 @@ class Baseline:
     def _score_one(self, prepared: Tensor | object, distorted: Tensor) -> Tensor:
         from torch.linalg import LinAlgError
 
+        distorted = distorted.float().contiguous()
         try:
-            score = self.compute(prepared, distorted.float().contiguous()).reshape(())
+            score = self.compute(prepared, distorted).reshape(())
+            if not self.low <= score <= self.high and not self.needs_weights:  # flat images cancel out in float32
+                score = self.compute(prepared.double(), distorted.double()).reshape(()).float()
         except LinAlgError as error:
             raise ValueError(f"{self.name} is undefined for this pair (a flat image?): {error}") from error
         if not self.low - 1e-3 <= score <= self.high + 1e-3:
             raise ValueError(f"{self.name} is undefined for this pair (flat images?): got {score:.4g}")
-        return score
+        return score.clamp(self.low, self.high)
 
 
 def load(name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> Baseline:
@@ -280,15 +296,26 @@ def _psnr(reference: Tensor, distorted: Tensor) -> Tensor:
 
 
 def _uqi(reference: Tensor, distorted: Tensor) -> Tensor:
-    """UQI in bands of rows that overlap by 10: each 11x11 kernel is inside one band, so this is exact."""
-    from torchmetrics.functional.image import universal_image_quality_index
+    """UQI in float64: in float32, the variances of smooth places cancel out, and the quotients reach -1e9.
 
-    places = reference.shape[2] - 10
-    total = 0
-    for top in range(0, places, 512):
-        rows = slice(top, min(top + 512, places) + 10)
-        total += universal_image_quality_index(distorted[:, :, rows], reference[:, :, rows]) * (rows.stop - top - 10)
-    return total / places
+    As in the authors' code, a place where both images are flat is judged by its luminance alone, two black ones are
+    equal. In bands of rows that overlap by 10: each 11x11 kernel is inside one band, so this is exact.
+    """
+    import torch
+    from piq.functional import gaussian_filter
+    from torch.nn.functional import conv2d
+
+    kernel = gaussian_filter(11, 1.5, device=reference.device, dtype=torch.float64)[None]  # (1, 1, 11, 11)
+    across, down = kernel.sum(2, keepdim=True), kernel.sum(3, keepdim=True)  # whose product it is
+    total, (height, width) = 0, (side - 10 for side in reference.shape[2:])
+    for top in range(0, height, 512):
+        x, y = (image[:, :, top : top + 522].double() for image in (reference, distorted))
+        mean_x, mean_y, xx, yy, xy = (conv2d(conv2d(i, across), down) for i in (x, y, x * x, y * y, x * y))
+        power, variance = mean_x**2 + mean_y**2, xx - mean_x**2 + yy - mean_y**2
+        luminance = torch.where(power > 0, 2 * mean_x * mean_y / power, 1)
+        structure = torch.where(variance > 1e-9, 2 * (xy - mean_x * mean_y) / variance, 1)  # 1e-8: 1 bit of blue
+        total += (luminance * structure).sum((1, 2, 3))
+    return (total / (height * width)).float()  # (B,)
 
 
 def _beside(network: nn.Module, *images: Tensor) -> list[Tensor]:
@@ -388,14 +415,14 @@ _ROWS = (
     _higher("iw-ssim", "IW-SSIM", "piq", "Wang and Li, TIP 2011",
             "luma, data range 255, five scales of a Laplacian pyramid; undefined for a flat reference",
             _piq("information_weighted_ssim"), min_size=161, max_pixels=28_000_000),
-    _higher("uqi", "UQI", "torchmetrics", "Wang and Bovik, SPL 2002",
-            "luma, data range 255, full size, kernel as ssim (published: 8x8 uniform); flat places score 0 or noise "
-            "(published: 1)", _on_luma(_uqi, peak=255), low=-1, min_size=11),
+    _higher("uqi", "UQI", "iqa_lib", "Wang and Bovik, SPL 2002",
+            "luma, data range 255, full size, kernel as ssim (published: 8x8 uniform), float64; places flat in both "
+            "images are judged by luminance alone", _on_luma(_uqi, peak=255), low=-1, min_size=11),
     _higher("vifp", "VIFp", "piq", "Sheikh and Bovik, TIP 2006",
             "luma, data range 255, four scales in the pixel domain: VIFp, not the wavelet VIF; above 1 where contrast "
-            "is raised", _piq("vif_p"), high=math.inf, min_size=41, max_pixels=42_000_000),
+            "is raised", _piq("vif_p"), high=math.inf, equal=1, min_size=41, max_pixels=42_000_000),
     _lower("gmsd", "GMSD", "piq", "Xue et al., TIP 2014", "luma, data range 1, halved by 2x2 means",
-           _piq("gmsd"), high=0.5, min_size=2),
+           _piq("gmsd"), high=0.5, min_size=6),
     _lower("ms-gmsd", "MS-GMSD", "piq", "Zhang et al., ICASSP 2017",
            "luma, data range 255, four scales from full size halved by 2x2 means",
            _piq("multi_scale_gmsd"), high=0.5, min_size=17),
@@ -427,7 +454,7 @@ _ROWS = (
            _dists, build=_build_dists, high=2, min_size=16, max_pixels=5_000_000),
     _lower("pieapp", "PieAPP", "piq", "Prashnani et al., CVPR 2018",
            "RGB, data range 255, full size, 64 px patches every 27 px; about 0 for equal images",
-           _pieapp, build=lambda: resolve_name("piq.pieapp:PieAPPModel")(), low=-math.inf, min_size=64),
+           _pieapp, build=lambda: resolve_name("piq.pieapp:PieAPPModel")(), low=-math.inf, equal=0, min_size=64),
 )
 # fmt: on
 

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import math
 import sys
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 import torchvision
-from scipy.ndimage import convolve
+from scipy.ndimage import convolve, gaussian_filter
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchmetrics.functional.image import (
@@ -162,7 +163,67 @@ def test_every_classical_metric_takes_24_megapixels():
 def test_uqi_in_bands_is_uqi_of_the_whole():
     image = torch.rand(1, 1, 1100, 40, generator=torch.Generator().manual_seed(0)) * 255
     other = image + torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(baselines._uqi(image, other), universal_image_quality_index(other, image))
+    whole = universal_image_quality_index(other.double(), image.double()).float()
+    torch.testing.assert_close(baselines._uqi(image, other), whole[None])
+
+
+def flat(value: float, side: int = 64) -> Tensor:
+    return torch.full((1, 3, side, side), value / 255)
+
+
+def test_uqi_of_flat_places_is_that_of_the_authors_code():
+    """1 where both are black, the luminance term where both are flat, 0 where one is; and no quotient explodes."""
+    score = BASELINES["uqi"].score
+    assert score(flat(0), flat(0)).item() == 1
+    assert score(flat(100), flat(100)).item() == 1
+    assert score(flat(100), flat(50)).item() == pytest.approx(2 * 100 * 50 / (100**2 + 50**2), abs=1e-6)
+    step = flat(200)
+    step[:, 2, 20, 20] -= 1 / 255  # the smallest step of luma that 8 bits can hold
+    assert score(flat(200), step).item() == pytest.approx(1 - 11**2 / 54**2, abs=1e-4)
+    assert score(step, step).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_uqi_of_a_smooth_sky_stays_in_its_range():
+    """In float32, one place of such a gradient reaches -1e5 or below, and the mean with it."""
+    rows = torch.arange(384).div(8).floor()[:, None].expand(384, 512)
+    sky = ((200 + rows % 50) / 255).expand(1, 3, 384, 512)
+    jpeg = ((200 + rows % 50 + (torch.arange(512) // 8 % 2)) / 255).expand(1, 3, 384, 512)
+    x, y = (image.double().numpy() * 255 for image in (baselines.luma(sky)[0, 0], baselines.luma(jpeg)[0, 0]))
+    options = dict(data_range=255, K1=0, K2=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)
+    with np.errstate(all="ignore"):
+        _, places = structural_similarity(x, y, **options)
+    means, squares = ([gaussian_blur_11(z) for z in (a, b)] for a, b in ((x, y), (x**2, y**2)))
+    both_flat = sum(s - m**2 for m, s in zip(means, squares, strict=True)) < 1e-9
+    luminance = 2 * means[0] * means[1] / (means[0] ** 2 + means[1] ** 2)
+    expected = np.where(both_flat, luminance, places)[5:-5, 5:-5].mean()
+    assert BASELINES["uqi"].score(sky, jpeg).item() == pytest.approx(expected, abs=1e-4)
+
+
+def gaussian_blur_11(x: np.ndarray) -> np.ndarray:
+    return gaussian_filter(x, 1.5, truncate=3.4)
+
+
+@pytest.mark.parametrize("name", ["ssim", "ssim-full"])
+def test_flat_images_are_scored_within_the_range(name):
+    baseline = BASELINES[name]
+    changed = baseline.score(flat(100), flat(101)).item()
+    assert changed == pytest.approx((2 * 100 * 101 + 2.55**2) / (100**2 + 101**2 + 2.55**2), abs=1e-6)
+    assert changed < baseline.score(flat(100), flat(100)).item() == 1
+
+
+@pytest.mark.parametrize("name", ["vifp", "vsi"])
+def test_a_metric_that_sees_no_difference_says_so(name, photo):
+    with pytest.warns(UserWarning, match=f"{name} is blind here: .*two images that differ"):
+        assert BASELINES[name].score(flat(0), flat(255)).item() == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        BASELINES[name].score(flat(0), flat(0))
+        BASELINES[name].score(photo, noisy(photo, 0.02))
+
+
+def test_gmsd_is_defined_where_its_kernel_fits_once():
+    with pytest.raises(ValueError, match=r"gmsd: .* at least 6"):
+        BASELINES["gmsd"].score(torch.rand(1, 3, 2, 2), torch.rand(1, 3, 2, 2))
 
 
 def test_undefined_scores_are_errors(photo):

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "iqa_lib"
 LAYERS = (
-    {"files", "checks", "devices", "progress", "images"},
+    {"files", "checks", "devices", "progress", "images", "formats"},
     {"weights", "losses", "data", "metrics"},
     {"training", "backbones"},
     {"views", "models"},

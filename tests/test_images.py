@@ -1,16 +1,21 @@
 """Images in: what is decoded, refused and checked, by message; files out: whole or not at all."""
 
+import io
+import os
 import re
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
+import iqa_lib
 from iqa_lib.files import atomic
-from iqa_lib.images import check_images, encode_png, read_image, read_kept
+from iqa_lib.images import as_image, check_images, encode_png, exif_orientation, read_image, read_kept
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 9, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -236,3 +241,142 @@ def test_kept_pixels_are_the_images_and_are_decoded_once(tmp_path, monkeypatch):
         assert torch.equal(read_kept(file), expected)
     Image.fromarray(np.zeros((5, 4, 3), np.uint8)).save(file)
     assert torch.equal(read_kept(file), torch.zeros(3, 5, 4, dtype=torch.uint8))
+
+
+# --- what is refused before any decoding, and images that are decoded already
+
+
+def fail_to_decode(monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+
+
+@pytest.mark.parametrize("form", ["file", "PIL image"])
+def test_too_many_pixels_are_refused_by_the_header(tmp_path, monkeypatch, form):
+    Image.new("RGB", (300, 200)).save(tmp_path / "large.png")
+    given = tmp_path / "large.png" if form == "file" else Image.open(tmp_path / "large.png")
+    fail_to_decode(monkeypatch)
+    with pytest.raises(ValueError, match=r"large\.png|it: got 300x200, 0\.1 Mpx, expected at most 0\.1 Mpx.*downscale"):
+        as_image(given, "it", max_pixels=59_999)
+
+
+def test_a_metric_refuses_a_file_above_its_limit_before_decoding(tmp_path, monkeypatch):
+    Image.new("1", (8000, 8000)).save(tmp_path / "huge.png")
+    fail_to_decode(monkeypatch)
+    with pytest.raises(ValueError, match=r"huge\.png: got 8000x8000, 64\.0 Mpx, expected at most 60\.0 Mpx"):
+        iqa_lib.score(tmp_path / "huge.png", tmp_path / "huge.png", "psnr")
+
+
+def test_too_many_pixels_in_an_array_or_tensor_are_refused():
+    for given in (np.zeros((200, 300), np.uint8), torch.zeros(3, 200, 300)):
+        with pytest.raises(ValueError, match="it: got 300x200"):
+            as_image(given, "it", max_pixels=59_999)
+        assert as_image(given, "it", max_pixels=60_000).shape == (3, 200, 300)
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+@pytest.mark.parametrize("place", ["file", "memory"])
+def test_a_pil_image_that_pillow_has_cut_to_8_bits_is_refused(tmp_path, place, decoded):
+    (tmp_path / "deep.png").write_bytes(png16(np.full((4, 5, 3), 65535, np.uint16)))
+    image = Image.open(tmp_path / "deep.png" if place == "file" else io.BytesIO((tmp_path / "deep.png").read_bytes()))
+    if decoded:
+        image.load()
+    with pytest.raises(
+        ValueError, match=r"it: got 16 bits a channel|it: .*can no longer be told: give the file, or image"
+    ):
+        as_image(image, "it")
+    assert as_image(image.copy(), "it").shape == (3, 4, 5)  # taken as it is, as any image made in memory
+
+
+def test_a_decoded_pil_image_of_8_bits_is_taken(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png")
+    image.load()
+    assert torch.equal(as_image(image), channels_first(PIXELS))
+    stream = io.BytesIO()
+    Image.fromarray(PIXELS).save(stream, "BMP")
+    image = Image.open(stream)
+    image.load()
+    assert torch.equal(as_image(image), channels_first(PIXELS))
+
+
+# --- what is no file, and what decoders raise and warn of
+
+
+def test_folders_pipes_and_dangling_links_are_named(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    for name in ("folder.png", "pipe.png"):
+        with pytest.raises(ValueError, match=f"{name}: got a folder or a device, expected an image file"):
+            read_image(tmp_path / name)
+    with pytest.raises(
+        FileNotFoundError, match=r"link\.png: there is no such file \(a link to a file that is not there"
+    ):
+        read_image(tmp_path / "link.png")
+
+
+@pytest.mark.parametrize("error", [TypeError, RuntimeError, NotImplementedError, MemoryError, KeyError, RecursionError])
+@pytest.mark.parametrize("stage", ["Image.open", "ImageOps.exif_transpose"])
+def test_whatever_a_decoder_raises_names_the_image(tmp_path, monkeypatch, error, stage):
+    def broken(*_, **__):
+        raise error("of the decoder")
+
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    monkeypatch.setattr(f"PIL.{stage}", broken)
+    with pytest.raises(ValueError, match=r"a\.png: (cannot be decoded .*of the decoder|there is too little memory)"):
+        read_image(tmp_path / "a.png")
+
+
+def test_pillows_warnings_name_the_image(tmp_path, monkeypatch):
+    opened = Image.open
+
+    def warning_open(*arguments, **options):
+        warnings.warn("of the decoder", stacklevel=1)
+        return opened(*arguments, **options)
+
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.Image.open", warning_open)
+    with pytest.warns(UserWarning, match=r"a\.png: of the decoder"):
+        read_image(tmp_path / "a.png")
+
+
+def test_warnings_name_the_image_in_many_threads(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(PIXELS.repeat(20, axis=0).repeat(20, axis=1)).save(whole, "JPEG")
+    paths = [tmp_path / f"{number}.jpg" for number in range(40)]
+    for path in paths:
+        path.write_bytes(whole.getvalue()[:-500] + whole.getvalue()[-300:])
+    shown = warnings.showwarning
+    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(8) as pool:
+        warnings.simplefilter("always")
+        assert len({image.shape for image in pool.map(read_image, paths)}) == 1
+    assert warnings.showwarning is shown
+    named = {str(warning.message).partition(": damaged")[0] for warning in caught}
+    assert named == set(map(str, paths))
+
+
+# --- EXIF
+
+
+def test_a_rotation_that_one_file_has_lost_is_named(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(PIXELS).save(tmp_path / "lost.jpg")
+    assert exif_orientation(tmp_path / "turned.jpg") == 6
+    assert exif_orientation(tmp_path / "lost.jpg") == exif_orientation(PIXELS) == exif_orientation("nowhere.png") == 1
+    with pytest.raises(ValueError, match=r"reference 6x9, distorted 9x6, of which EXIF turns reference only"):
+        iqa_lib.score(tmp_path / "turned.jpg", tmp_path / "lost.jpg", "psnr")
+    with pytest.raises(ValueError, match=r"expected one size: crop or resize"):
+        iqa_lib.score(tmp_path / "lost.jpg", PIXELS[:5], "psnr")
+    assert iqa_lib.score(tmp_path / "turned.jpg", tmp_path / "turned.jpg", "mse") == 0
+
+
+# --- what scores make of flat images
+
+
+def test_a_changed_flat_image_is_not_closer_than_an_unchanged_one():
+    flat100, flat101 = (np.full((64, 64), value, np.uint8) for value in (100, 101))
+    for metric in ("ssim", "ssim-full", "uqi", "psnr", "gmsd"):
+        assert iqa_lib.prefer(flat100, flat100, flat101, metric) == 0, metric

@@ -27,7 +27,7 @@ from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.devices import device_of, to_device
 from iqa_lib.evaluation import worst_mistakes
-from iqa_lib.images import decoding, from_pil
+from iqa_lib.images import from_pil, open_image
 from iqa_lib.lab import records, scoring, trained
 from iqa_lib.lab.notebook import inside_outside, outline, relative
 from iqa_lib.models import AHIQ, CFANet
@@ -142,9 +142,7 @@ class Playground:
 
         def take() -> None:
             for file in upload.value:
-                with decoding(file["name"]):
-                    opened = Image.open(io.BytesIO(file["content"]))
-                name = self.add(file["name"], opened)
+                name = self.add(file["name"], open_image(bytes(file["content"]), file["name"]))
                 reference.options, reference.value = list(self.images), name
 
         _follow(take, status, upload)

@@ -13,7 +13,7 @@ are asked for by name. `python -m iqa_lib.score` does the same on the command li
 import math
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -30,7 +30,7 @@ from yaml.representer import Representer, SafeRepresenter
 from iqa_lib import baselines
 from iqa_lib.baselines import BASELINES
 from iqa_lib.devices import check_device, to_device
-from iqa_lib.images import as_image
+from iqa_lib.images import as_image, exif_orientation
 from iqa_lib.lab import records
 from iqa_lib.lab.networks import DEFAULT, NETWORKS
 from iqa_lib.weights import AUTHORS, WeightsError, fetched_authors_file
@@ -75,6 +75,7 @@ class Metric:
     low: float = -math.inf  # no pair scores below this, none above `high`
     high: float = math.inf
     triplets: bool = False
+    max_pixels: int | None = None  # larger images are refused before they are decoded
     loading: dict = field(default_factory=dict, repr=False, compare=False)  # the arguments of `load`
 
     def __reduce__(self):
@@ -106,17 +107,29 @@ class Metric:
         return Score(baselines.b_is_closer(self, *scores), f"1: B is closer, 0: A is, by {found}, {self.meaning}")
 
     def _compute(self, **given: ImageLike) -> float:
-        images = [as_image(image, name) for name, image in given.items()]
-        if len({image.shape for image in images}) > 1:
-            sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
-            raise ValueError(
-                f"images of unequal sizes: {sizes}, expected one size: crop or resize them first, so that each pixel "
-                "shows the same place (how is your choice: it changes the score)"
-            )
+        images = [as_image(image, name, self.max_pixels) for name, image in given.items()]
+        check_sizes(given, images)
         value = float(self.compute(*images))
         if math.isnan(value):
             raise ValueError(f"{self.name}: got NaN for these images, expected a number: check {self.origin}")
         return value
+
+
+def check_sizes(given: dict[str, ImageLike], images: Sequence[Tensor]) -> None:
+    """Raise ValueError unless the images `(3, H, W)`, read from what was `given`, have one size; it tells the cause."""
+    if len({image.shape for image in images}) == 1:
+        return
+    sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
+    turned = [name for name, image in given.items() if exif_orientation(image) > 4]
+    if turned and len(turned) < len(given):
+        raise ValueError(
+            f"images of unequal sizes: {sizes}, of which EXIF turns {', '.join(turned)} only, expected both turned or "
+            "none: the rotation was lost when the other was saved: save it upright"
+        )
+    raise ValueError(
+        f"images of unequal sizes: {sizes}, expected one size: crop or resize them first, so that each pixel shows the "
+        "same place (how is your choice: it changes the score)"
+    )
 
 
 def score(reference: ImageLike, distorted: ImageLike, metric: PathLike = DEFAULT, **loading: object) -> Score:
@@ -215,7 +228,8 @@ def of_baseline(name: str, weights: PathLike | None, device: torch.device | str)
         return baseline.score(*to_device([reference[None], distorted[None]], device)).item()
 
     origin = f"{baseline.label}, {baseline.library}" + (f", weights {baseline.weights}" if baseline.weights else "")
-    return Metric(name, origin, compute, baseline.higher_is_better, baseline.low, baseline.high)
+    bounds = {"low": baseline.low, "high": baseline.high, "max_pixels": baseline.max_pixels}
+    return Metric(name, origin, compute, baseline.higher_is_better, **bounds)
 
 
 def _authors_file(name: str) -> Path:
