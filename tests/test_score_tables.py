@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -210,18 +209,27 @@ def test_a_metric_that_is_undefined_for_a_pair_costs_its_own_column(run, tmp_pat
     assert "ms-ssim: an image: got 48x64, expected sides of at least 161" in told
 
 
-def test_what_the_decoder_remarks_is_a_column(run, tmp_path, monkeypatch):
-    def read(path, **options):
-        if "b.png" in str(path):
-            warnings.warn("corrupt data", stacklevel=2)
-        return READ_IMAGE(path, **options)
-
-    images_at(tmp_path, *(f"{folder}/{name}.png" for folder in ("ref", "dist") for name in "ab"))
-    monkeypatch.setattr(images, "read_image", read)
+def test_what_the_decoder_remarks_is_a_column(run, tmp_path):
+    images_at(tmp_path, "ref/a.png", "ref/b.png")
+    (tmp_path / "dist").mkdir()
+    for name in "ab":
+        RGB.save(tmp_path / f"dist/{name}.jpg")
+    whole = bytearray((tmp_path / "dist/b.jpg").read_bytes())
+    whole[len(whole) // 2 : len(whole) // 2 + 20] = b"\xff\xd3" * 10
+    (tmp_path / "dist/b.jpg").write_bytes(whole)
     status, _, told = run("ref", "dist", "--metric", "mse", "--csv", "o.csv")
-    assert status == 0
-    assert pd.read_csv(tmp_path / "o.csv").warning.tolist()[1] == "ref/b.png: corrupt data; dist/b.png: corrupt data"
-    assert "warning: ref/b.png: corrupt data" in told
+    table = pd.read_csv(tmp_path / "o.csv")
+    assert (status, table.mse.isna().any(), table.warning.isna().tolist()) == (0, False, [True, False])
+    assert table.warning[1].startswith("dist/b.jpg: damaged, some of its pixels may be wrong")
+    assert "warning: dist/b.jpg: damaged" in told
+
+
+def test_the_cause_of_unequal_sizes_is_told_in_a_row(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    images_at(tmp_path, "r.png")
+    RGB.save(tmp_path / "d.jpg", exif=exif)
+    assert "of which EXIF turns distorted only" in run("r.png", "d.jpg", "--metric", "mse")[2]
 
 
 # --- CSV files

@@ -9,7 +9,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -154,16 +154,21 @@ def score_rows(pairs: Sequence[dict[str, str]], metrics: Sequence["Metric"], fir
     A row holds under each metric's name its score, or "" for none; under `error` why, and under `warning` what the
     decoder remarked. Each image is read once for all metrics. Whatever goes wrong with a pair costs its own row only.
     """
-    read_reference = lru_cache(maxsize=1)(_read)
+    from iqa_lib.lab.scoring import check_sizes
+
+    limits = [metric.max_pixels for metric in metrics]
+    read = partial(_read, max_pixels=None if None in limits else max(limits))
+    read_reference = lru_cache(maxsize=1)(read)
     bar = progress(pairs[first:], "scoring", initial=first, total=len(pairs))
     for pair in bar:
         row, errors, remarks = dict.fromkeys((metric.name for metric in metrics), ""), [], []
-        images = []
+        files, images = {name: pair[name] for name in image_columns(pair)}, []
         try:
-            for name in image_columns(pair):
-                image, remark = (read_reference if name == "reference" else _read)(pair[name], name)
+            for name, path in files.items():
+                image, remark = (read_reference if name == "reference" else read)(path, name)
                 images.append(image)
                 remarks += remark
+            check_sizes(files, images)
         except Exception as error:  # decoders raise of all kinds
             errors.append(_told(error))
         else:
@@ -175,14 +180,14 @@ def score_rows(pairs: Sequence[dict[str, str]], metrics: Sequence["Metric"], fir
         yield row | {"error": "; ".join(errors), "warning": "; ".join(remarks)}
 
 
-def _read(path: str, name: str) -> tuple["Tensor", list[str]]:
+def _read(path: str, name: str, max_pixels: int | None) -> tuple["Tensor", list[str]]:
     """An image, and what was remarked on when it was read."""
     from iqa_lib.images import as_image
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        image = as_image(path, name)
-    return image, list(dict.fromkeys(f"{path}: {_line(warning.message)}" for warning in caught))
+        image = as_image(path, name, max_pixels)
+    return image, list(dict.fromkeys(_line(warning.message) for warning in caught))
 
 
 def _told(error: Exception) -> str:

@@ -13,7 +13,7 @@ are asked for by name. `python -m iqa_lib.score` does the same on the command li
 import math
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
@@ -108,22 +108,28 @@ class Metric:
 
     def _compute(self, **given: ImageLike) -> float:
         images = [as_image(image, name, self.max_pixels) for name, image in given.items()]
-        if len({image.shape for image in images}) > 1:
-            sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
-            turned = [name for name, image in given.items() if exif_orientation(image) > 4]
-            if turned and len(turned) < len(given):
-                raise ValueError(
-                    f"images of unequal sizes: {sizes}, of which EXIF turns {', '.join(turned)} only, expected both "
-                    "turned or none: the rotation was lost when the other was saved: save it upright"
-                )
-            raise ValueError(
-                f"images of unequal sizes: {sizes}, expected one size: crop or resize them first, so that each pixel "
-                "shows the same place (how is your choice: it changes the score)"
-            )
+        check_sizes(given, images)
         value = float(self.compute(*images))
         if math.isnan(value):
             raise ValueError(f"{self.name}: got NaN for these images, expected a number: check {self.origin}")
         return value
+
+
+def check_sizes(given: dict[str, ImageLike], images: Sequence[Tensor]) -> None:
+    """Raise ValueError unless the images `(3, H, W)`, read from what was `given`, have one size; it tells the cause."""
+    if len({image.shape for image in images}) == 1:
+        return
+    sizes = ", ".join(f"{n} {i.shape[2]}x{i.shape[1]}" for n, i in zip(given, images, strict=True))
+    turned = [name for name, image in given.items() if exif_orientation(image) > 4]
+    if turned and len(turned) < len(given):
+        raise ValueError(
+            f"images of unequal sizes: {sizes}, of which EXIF turns {', '.join(turned)} only, expected both turned or "
+            "none: the rotation was lost when the other was saved: save it upright"
+        )
+    raise ValueError(
+        f"images of unequal sizes: {sizes}, expected one size: crop or resize them first, so that each pixel shows the "
+        "same place (how is your choice: it changes the score)"
+    )
 
 
 def score(reference: ImageLike, distorted: ImageLike, metric: PathLike = DEFAULT, **loading: object) -> Score:
