@@ -74,7 +74,7 @@ def add(run_folder: Path | str) -> Path:
     with atomic(place / PREDICTIONS) as temporary:
         table.to_csv(temporary, index=False, compression="xz")
     with atomic(place / records.RECORD) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     return place
 
 
@@ -89,7 +89,7 @@ def verify(place: Path) -> None:
 
 def read(place: Path) -> dict:
     """A kept record."""
-    return json.loads((place / records.RECORD).read_text())
+    return json.loads((place / records.RECORD).read_text(encoding="utf-8"))
 
 
 def shown(table: dict, scale: str) -> pd.DataFrame:

@@ -167,7 +167,7 @@ def gpu_hours(notebook: str, given: dict, found: Work, measured: dict) -> str:
 def page(scale: str, data: Path) -> str:
     """The whole plan as Markdown."""
     file = repo_root() / MEASURED
-    measured = json.loads(file.read_text()) if file.exists() else {}
+    measured = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     parts, all_lines = [], {}
     for table in plan.specifications().values():
         lines = [line(*each, scale, data, measured) for each in _rows(table, scale)]
