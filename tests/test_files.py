@@ -222,7 +222,7 @@ def test_a_record_that_was_edited_or_lacks_keys_is_refused(here):
     older = {key: value for key, value in json.loads(text).items() if key not in ("checksum", "files")}
     file.write_text(json.dumps(older))
     assert records.read(file.parent)["metrics"]["srocc FRNR"]["value"] == 0.5
-    with pytest.raises(WeightsError, match=r"has no hash in its record, which older code wrote: delete its run\.json"):
+    with pytest.raises(WeightsError, match=r"has no hash in its record, which older code wrote: delete its run.json"):
         load_run(file.parent)
     file.write_text(json.dumps({key: older[key] for key in older if key not in ("data", "device")}))
     with pytest.raises(DamagedError, match=r"run.json lacks data, device: delete"):
