@@ -90,8 +90,9 @@ class Baseline:
         One by one: memory is that of one pair, and a score does not depend on its neighbours. Other images, too small
         or too large, raise ValueError, as does a pair for which the metric is undefined (some flat ones); a metric that
         needs weights and is not from `load` raises WeightsError. A warning says so where a metric is blind: it gives
-        two images that differ the score of equal ones. Distorted images that require a gradient get one (that of FSIM,
-        FSIMc and VSI is not the slope of their score); their values are not checked.
+        two images that differ the score of equal ones. Distorted images that require a gradient get one; their values
+        are not checked. (FSIM's, FSIMc's and VSI's is not the slope of the score; MDSI's, PSNR's, GMSD's and their
+        variants' is not finite where the images are equal.)
         """
         import torch
 

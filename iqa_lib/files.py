@@ -95,7 +95,7 @@ def read_json(path: Path | str, *, unmarked: bool = False) -> dict:
     """What `write_json` wrote; DamagedError if it is not, `unmarked` accepts a file without a checksum, too."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is damaged ({error})") from error
     if not isinstance(content, dict) or not (unmarked or SUM in content):
         raise DamagedError(f"{path} is damaged (it has no checksum)")

@@ -142,7 +142,8 @@ def profile(image: Image.Image, data: bytes) -> bytes | None:
     """The file's ICC profile, if it has one.
 
     ValueError if it states other colours than sRGB in another way: PNG's cICP, gAMA and cHRM, AVIF's nclx, numbers of
-    JPEG 2000. What cameras write into EXIF only (Adobe RGB), and TIFF's own colour tags, are not looked at.
+    JPEG 2000 and BMP. What cameras write into EXIF only (Adobe RGB), TIFF's own colour tags, and QOI's byte, which
+    Pillow sets to linear for any image, are not looked at.
     """
     match image.format:
         case "PNG":
@@ -161,6 +162,8 @@ def profile(image: Image.Image, data: bytes) -> bytes | None:
                     return colr[3:]
                 if (number := int.from_bytes(colr[3:7], "big")) not in (16, 17, 18):
                     raise ValueError(f"colours of number {number}, expected 16 to 18 (sRGB, grey, sYCC)")
+        case "BMP" if struct.unpack_from("<I", data, 14)[0] in (108, 124) and data[70:74] == bytes(4):
+            _check_calibrated(*struct.unpack_from("<12I", data, 74))
         case "BMP" if data[14:18] == struct.pack("<I", 124) and data[70:74] in (b"DEBM", b"KNIL"):
             start, size = struct.unpack_from("<2I", data, 126)
             return data[14 + start : 14 + start + size]
@@ -179,6 +182,16 @@ def _check_curve_and_primaries(info: dict) -> None:
         raise ValueError(f"a gamma of {info['gamma']:g} (gAMA), expected 0.45455")
     if any(abs(a - b) > 0.01 for a, b in zip(info.get("chromaticity", srgb), srgb, strict=True)):
         raise ValueError(f"primaries of {info['chromaticity']} (cHRM), expected {srgb}")
+
+
+def _check_calibrated(*numbers: int) -> None:
+    """Of a BMP: where red, green and blue lie, and three gammas, which some write upside down; 0 is not stated."""
+    places, gammas = [number / 2**30 for number in numbers[:9]], [number / 2**16 for number in numbers[9:]]
+    srgb = (0.64, 0.33, 0.03, 0.3, 0.6, 0.1, 0.15, 0.06, 0.79)
+    if any(places) and any(abs(a - b) > 0.01 for a, b in zip(places, srgb, strict=True)):
+        raise ValueError(f"primaries of {', '.join(f'{place:.3g}' for place in places)}, expected {srgb}")
+    if other := [gamma for gamma in gammas if gamma and min(abs(gamma - 2.2), abs(gamma - 1 / 2.2)) > 0.05]:
+        raise ValueError(f"a gamma of {other[0]:g}, expected 2.2")
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:

@@ -94,7 +94,7 @@ def test_each_data_set_comes_whole_from_each_source(offer, site, tmp_path, name,
 
 def test_terms_and_sizes_come_first(offer, site, tmp_path, capsys):
     offer("kadid10k", "official")
-    assert main(["fetch", "kadid10k", str(tmp_path / "root")]) == 1
+    assert main(["fetch", "kadid10k", str(tmp_path / "root")]) == 0
     told = capsys.readouterr().out
     size = f"{len(site.files['/kadid10k.zip']) / 1e6:.2f} MB"
     for words in ("freely available to the research community", size, "free in", "--accept-terms"):

@@ -227,9 +227,13 @@ def test_a_record_that_was_edited_or_lacks_keys_is_refused(here):
     file.write_text(json.dumps({key: older[key] for key in older if key not in ("data", "device")}))
     with pytest.raises(DamagedError, match=r"run.json lacks data, device: delete"):
         records.read(file.parent)
-    file.write_text(text[:300])
-    with pytest.raises(DamagedError, match=r"run.json is damaged \("):
+    file.write_text(json.dumps(older | {"metrics": [], "files": "x"}))
+    with pytest.raises(DamagedError, match=r"run.json is damaged \(metrics, files of another kind\)"):
         records.read(file.parent)
+    for damaged in (text[:300], "[" * 100_000):
+        file.write_text(damaged)
+        with pytest.raises(DamagedError, match=r"run.json is damaged \("):
+            records.read(file.parent)
 
 
 def test_a_damaged_run_costs_its_own_row_which_says_why(here):
@@ -290,7 +294,10 @@ def test_the_commit_is_that_of_this_checkout_and_of_no_other(tmp_path, monkeypat
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(ours))
     assert runs._commit() == {"commit": head, "dirty": False}
-    (ours / "file").write_text("changed")
+    (ours / "outputs.txt").write_text("a number does not depend on it")
+    assert runs._commit() == {"commit": head, "dirty": False}
+    (ours / "iqa_lib").mkdir()
+    (ours / "iqa_lib" / "new.py").touch()
     assert runs._commit() == {"commit": head, "dirty": True}
     inside.mkdir()
     monkeypatch.setattr(runs, "repo_root", lambda: inside)

@@ -363,6 +363,30 @@ def test_warnings_name_the_image_in_many_threads(tmp_path):
 # --- EXIF
 
 
+def bmp_of(gamma, red=0.64, header=108):
+    """A BMP that states its colours in numbers."""
+    places = (red, 0.97 - red, 0.03, 0.3, 0.6, 0.1, 0.15, 0.06, 0.79)
+    numbers = [round(place * 2**30) for place in places] + [round(gamma * 2**16)] * 3
+    info = struct.pack("<IiiHHIIiiII", header, 9, 6, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(16) + bytes(4)
+    info = (info + struct.pack("<12I", *numbers)).ljust(header, b"\0")
+    rows = b"".join(line.tobytes().ljust(28, b"\0") for line in PIXELS[::-1, :, ::-1])
+    return b"BM" + struct.pack("<IHHI", 14 + header + len(rows), 0, 0, 14 + header) + info + rows
+
+
+@pytest.mark.parametrize("header", [108, 124])
+def test_colours_that_a_bmp_states_in_numbers_are_looked_at(tmp_path, header):
+    path = tmp_path / "a.bmp"
+    for gamma in (2.2, 1 / 2.2, 0):
+        path.write_bytes(bmp_of(gamma, header=header))
+        assert np.array_equal(read_image(path).permute(1, 2, 0), PIXELS)
+    path.write_bytes(bmp_of(1.0, header=header))
+    with pytest.raises(ValueError, match=r"a\.bmp: .*a gamma of 1, expected 2\.2"):
+        as_image(path)
+    path.write_bytes(bmp_of(2.2, red=0.73, header=header))
+    with pytest.raises(ValueError, match=r"primaries of 0\.73, .*expected \(0\.64"):
+        as_image(path)
+
+
 def test_a_rotation_that_one_file_has_lost_is_named(tmp_path):
     exif = Image.Exif()
     exif[ORIENTATION] = 6

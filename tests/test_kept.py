@@ -99,7 +99,11 @@ def unknown(record):
 
 
 def outside(record):
-    record["commit"] = None
+    record |= {"commit": "unknown: no checkout", "dirty": None}
+
+
+def changed(record):
+    record["dirty"] = True
 
 
 FORGED = {
@@ -109,7 +113,8 @@ FORGED = {
     shorter: "epochs: got 1, expected 200",
     smaller: "scale: got 'trial'",
     unknown: "row: got 04_ahiq/mine, expected one that params/tables.yaml has",
-    outside: "commit: got none",
+    outside: "commit: got 'unknown: no checkout', expected",
+    changed: "commit: got a run of changed files, expected",
 }
 
 

@@ -359,6 +359,35 @@ def test_names_that_no_terminal_prints_and_utf8_cannot_hold(tmp_path):
 # --- a run that is stopped, and --resume
 
 
+def test_rows_that_failed_are_tried_again(run, tmp_path):
+    images_at(tmp_path, "ref/a.png", "ref/b.png", "dist/a.png")
+    (tmp_path / "dist/b.png").write_bytes(b"no image")
+    command = "ref", "dist", "--metric", "mse", "--csv", "o.csv"
+    assert run(*command)[0] == 1
+    images_at(tmp_path, "dist/b.png")
+    status, _, told = run(*command, "--resume")
+    assert (status, "o.csv has 2 of 2 rows, which are kept; 1 that failed are tried again" in told) == (0, True)
+    assert pd.read_csv(tmp_path / "o.csv").mse.tolist() == [0, 0]
+
+
+def test_an_image_replaced_by_one_of_an_older_date_is_noticed(run, tmp_path):
+    images_at(tmp_path, "ref/a.png", "dist/a.png", "other.png")
+    command = "ref", "dist", "--metric", "mse", "--csv", "o.csv"
+    assert run(*command)[0] == 0
+    os.utime(tmp_path / "other.png", (0, 0))
+    time.sleep(0.02)
+    os.replace(tmp_path / "other.png", tmp_path / "dist/a.png")
+    assert "dist/a.png has changed since o.csv was written" in run(*command, "--resume")[2]
+
+
+def test_a_carriage_return_in_a_cell_leaves_the_table_whole(run, tmp_path):
+    images_at(tmp_path, "r.png")
+    (tmp_path / "pairs.csv").write_bytes(b'reference,distorted,note\nr.png,r.png,"a\rb"\n')
+    for more in ((), ("--resume",)):
+        assert run("pairs.csv", "--metric", "mse", "--csv", "o.csv", *more)[0] == 0
+        assert pd.read_csv(tmp_path / "o.csv").note.tolist() == ["a\\rb"]
+
+
 def stop_after(monkeypatch, rows, error):
     scores, compute = iter(range(rows)), scoring.Metric._compute
 
@@ -536,9 +565,10 @@ def test_the_command_prints_the_score_and_its_meaning(run, tmp_path):
         (["r.png", "d.png", "--metric", "ssim,ssim"], 1, "expected each once"),
         (["r.png", "d.png", "--metric", "ssim,psnr", "--checkpoint", "x"], 2, "belong to one metric"),
         (["r.png", "d.png", "--resume"], 2, "expected --csv FILE"),
+        (["r.png", "d.png", "--metric", "psnr,"], 2, "got 'psnr,', expected names with commas between them"),
         (["gone.csv", "--metric", "ssim"], 1, "gone.csv"),
         (["r.png", "d.png", "--metric", "ssim", "--option", "vit=b16"], 1, "leave them out"),
-        ([".", "d.png"], 2, "got the folder . and d.png, which is none, expected two folders"),
+        ([".", "d.png"], 2, "there is no d.png"),
     ],
 )
 def test_the_exit_status_and_the_message_tell_what_is_wrong(run, monkeypatch, arguments, status, message):

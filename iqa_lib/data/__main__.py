@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     checking.add_argument("root", nargs="?", help="the folder that the archives were unpacked into")
     checking.add_argument("--contact-sheet", metavar="FILE", help="PNG file to draw some records with labels into")
     checking.add_argument("--no-decode", action="store_true", help="only look whether the images exist")
-    fetching = commands.add_parser("fetch", help="download, unpack and verify a data set; goes on where it was cut")
+    told = "download, unpack and verify a data set; goes on where it was cut"
+    fetching = commands.add_parser("fetch", help=told, allow_abbrev=False)
     fetching.add_argument("name")
     fetching.add_argument("root", help="the folder to unpack into")
     fetching.add_argument("--accept-terms", action="store_true", help="you have read the terms, which are shown first")
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             else:
                 report = check(given.name, given.root, decode=not given.no_decode, contact_sheet=given.contact_sheet)
             print(report or "")
-            return 0 if report and report.ok else 1
+            return 0 if report is None or report.ok else 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on from there", file=sys.stderr)
         return 130

@@ -145,8 +145,9 @@ def _answering(origin: Origin, wanted: dict[str, list[Archive]], receipts: dict)
         else:
             print("".join(f"not from {failure}\n" for failure in failures), end="")
             return key, remotes
-    reason = ";\n".join(failures) or "no public address is known"
-    raise DataError(f"{origin.name}: cannot be fetched by a program: {reason};\n{by_hand(origin)}")
+    none = f"{origin.name}: cannot be fetched by a program: no public address is known"
+    no_answer = f"{origin.name}: no address answered; with a network try again:\n" + ";\n".join(failures)
+    raise DataError(f"{no_answer if failures else none};\n{by_hand(origin)}")
 
 
 def _asked(address: str) -> Remote:

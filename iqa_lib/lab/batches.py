@@ -108,17 +108,19 @@ def pairs_of_csv(file: Path | str) -> list[dict[str, str]]:
 
 def left_out(folder: Path | str, recursive: bool) -> str:
     """What a folder holds beside the images that are scored, in a line; empty if nothing."""
-    hidden, foreign, folders = 0, [], 0
+    hidden, foreign, folders, linked = 0, [], 0, 0
     for path in sorted(Path(folder).rglob("*") if recursive else Path(folder).iterdir()):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             hidden += path.is_file()
         elif path.is_dir():
             folders += not recursive
+            linked += recursive and path.is_symlink()
         elif not _is_image(path):
             foreign.append(path.name)
     told = [f"{hidden} hidden"] * bool(hidden)
     told += [f"{len(foreign)} not images by their endings: {_some(foreign)}"] * bool(foreign)
     told += [f"{folders} subfolder{'s' * (folders > 1)}, which --recursive takes"] * bool(folders)
+    told += [f"{linked} link{'s' * (linked > 1)} to folders"] * bool(linked)
     return f"left out of {folder}: {'; '.join(told)}" if told else ""
 
 
@@ -248,10 +250,17 @@ class Table:
         for line, (row, given, pair) in enumerate(zip(found, self._given, self.pairs, strict=False), 2):
             if other := next((name for name in given if row[name] != given[name]), None):
                 raise ValueError(f"{self.file}: row {line} has {row[other]}, expected {given[other]}: {todo}")
-            for name in image_columns(pair):
-                if os.path.exists(pair[name]) and os.path.getmtime(pair[name]) > self.file.stat().st_mtime:
+            for name in () if row["error"] else image_columns(pair):
+                if os.path.exists(pair[name]) and _touched(pair[name]) > self.file.stat().st_mtime:
                     raise ValueError(f"{pair[name]} has changed since {self.file} was written: {todo}")
         return found
+
+    def renewed(self, rows: Sequence[dict[str, str]], metrics: Sequence["Metric"]) -> list[dict]:
+        """Finished rows, those of them that failed scored again."""
+        return [
+            self._row(next(score_rows([self.pairs[number]], metrics)), number) if row["error"] else row
+            for number, row in enumerate(rows)
+        ]
 
     def begin(self, rows: Sequence[dict[str, str]]) -> None:
         """Make the file of these finished rows."""
@@ -266,10 +275,13 @@ class Table:
     def write(self, out: TextIO, rows: Iterator[dict], first: int = 0, *, header: bool = True) -> Iterator[dict]:
         writer = self._writer(out, header)
         for number, row in enumerate(rows, first):
-            row = {name: _printable(cell) for name, cell in row.items()} | self._given[number]
+            row = self._row(row, number)
             writer.writerow(row)
             out.flush()
             yield row
+
+    def _row(self, row: dict, number: int) -> dict:
+        return {name: _printable(cell) for name, cell in row.items()} | self._given[number]
 
     def _writer(self, out: TextIO, header: bool) -> csv.DictWriter:
         writer = csv.DictWriter(out, self.columns, lineterminator="\n")
@@ -299,6 +311,11 @@ def check_target(file: Path, sources: Sequence[str], resume: bool) -> None:
         raise ValueError(f"--csv: got {file}, which holds scores: add --resume to go on with it, or {todo}")
 
 
+def _touched(path: str) -> float:
+    """When a file was written or, with an older date of its own, put in this place."""
+    return max(os.path.getmtime(path), os.path.getctime(path))
+
+
 def _relative(path: str, folder: Path) -> str:
     """A path from a table's folder; a link keeps its own name."""
     parent, name = os.path.split(path)
@@ -306,7 +323,7 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def _printable(cell: object) -> object:
-    """Text that UTF-8 can hold: bytes of a file's name that it cannot are written as escapes."""
+    """Text that UTF-8 and a line can hold: bytes that it cannot, and carriage returns, are written as escapes."""
     if not isinstance(cell, str):
         return cell
-    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").replace("\r", "\\r")

@@ -3,7 +3,8 @@
 REF and DIST are two images; or two folders whose images have equal names, or names that begin with a reference's
 (I01.png, I01_02_03.png); or one reference and a folder; or REF alone is a CSV with columns reference,distorted and any
 others. With a third image B, or a CSV with columns reference,a,b, the answer is which of DIST and B is closer to REF.
-Exit status: 0 all scored, 1 something could not be scored, 2 wrong usage, 130 interrupted.
+Exit status: 0 all scored, 1 something could not be read, scored or written, 2 arguments that do not fit together, 130
+interrupted.
 """
 
 import argparse
@@ -113,8 +114,10 @@ def _checked(given: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
     """The metrics' names and the network's options; wrong usage ends here."""
     if not given.reference:
         parser.error("got nothing, expected REF DIST, or a CSV of pairs; --list lists the metrics")
-    if not given.distorted and not given.reference.lower().endswith(".csv"):
+    if not given.distorted and (not given.reference.lower().endswith(".csv") or Path(given.reference).is_dir()):
         parser.error(f"got {given.reference} alone, expected REF DIST, or a CSV of pairs")
+    if Path(given.reference).is_dir() and not os.path.lexists(given.distorted):
+        parser.error(f"there is no {given.distorted} (from {Path.cwd()}): check the path")
     if Path(given.reference).is_dir() and not Path(given.distorted).is_dir():
         parser.error(
             f"got the folder {given.reference} and {given.distorted}, which is none, expected two folders, or one "
@@ -123,6 +126,8 @@ def _checked(given: argparse.Namespace, parser: argparse.ArgumentParser) -> tupl
     if given.resume and not given.csv:
         parser.error("--resume: expected --csv FILE, the table to go on with")
     names = [given.metric] if Path(given.metric).is_dir() else [name.strip() for name in given.metric.split(",")]
+    if not all(names):
+        parser.error(f"--metric: got {given.metric!r}, expected names with commas between them: see --list")
     if len(names) > 1 and (given.checkpoint or given.option):
         parser.error("--checkpoint and --option belong to one metric: give one --metric")
     options = {}
@@ -154,9 +159,12 @@ def _pairs(given: argparse.Namespace) -> list[dict[str, str]]:
 def _to_file(table: batches.Table, metrics: Sequence["Metric"], file: Path) -> list[dict]:
     """All rows, those that the file already has and those that are scored now; whatever ends it, they are there."""
     rows = table.finished()
-    table.begin(rows)
     if rows:
-        _say(f"{file} has {len(rows)} of {len(table.pairs)} rows, which are kept")
+        failed = sum(bool(row["error"]) for row in rows)
+        again = f"; {failed} that failed are tried again" * bool(failed)
+        _say(f"{file} has {len(rows)} of {len(table.pairs)} rows, which are kept{again}")
+    rows = table.renewed(rows, metrics)
+    table.begin(rows)
     try:
         for row in table.append(batches.score_rows(table.pairs, metrics, len(rows)), len(rows)):
             rows.append(row)
@@ -184,7 +192,8 @@ def _tell(rows: list[dict], metrics: Sequence["Metric"]) -> None:
         if row["warning"]:
             _say(f"warning: {row['warning']}")
         if row["error"]:
-            _say(f"not scored: {row['error']}")
+            image = row[batches.image_columns(row)[-1]]
+            _say(f"not scored: {row['error'] if image in row['error'] else f'{image}: ' + row['error']}")
 
 
 def _say(text: object) -> None:

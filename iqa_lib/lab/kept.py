@@ -157,8 +157,9 @@ def _departures(record: dict) -> Iterator[str]:
         free = name in LOCAL or name.startswith("demo_") or (name.endswith("weights") and given.get(name) != "random")
         if not free and given.get(name) != value:
             yield f"{name}: got {given.get(name)!r}, expected {value!r} as the row's parameters have it"
-    if not record["commit"]:
-        yield "commit: got none, expected a run in a git checkout"
+    if record["dirty"] is not False:
+        state = "a run of changed files" if record["dirty"] else repr(record["commit"])
+        yield f"commit: got {state}, expected a run of what a commit holds: commit, and run the row again"
 
 
 def _problems(record: dict, table: pd.DataFrame) -> Iterator[str]:

@@ -28,7 +28,7 @@ from iqa_lib.files import repo_root
 
 _CHOICES = re.compile(r"\{(.+?)\} ?(.*)")
 _BOUNDS = re.compile(r"\[(-?\d+\.?\d*), (?:(-?\d+\.?\d*)\]|inf\)) ?(.*)")
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_.-]{0,98}[A-Za-z0-9_-])?")
 SMALL_SCALES = ("smoke", "demo")
 LARGEST = {"seed": 2**32 - 1, "split": 2**32 - 1, "lr": 10, "lr_1": 10, "lr_2": 10}
 """Of parameters whose declaration has no upper bound: what generators take, and beyond what nothing learns."""
@@ -53,7 +53,8 @@ class Parameter:
 
     def converted(self, value: object) -> object:
         """An int as the text or the float that is declared; anything else unchanged."""
-        return self.type(value) if type(value) is int and self.type in (str, float) else value
+        wide = type(value) is int and (self.type is str or (self.type is float and abs(value) < 2**63))
+        return self.type(value) if wide else value
 
     def problem(self, value: object) -> str:
         """What is wrong with a value; empty if nothing is."""
@@ -108,8 +109,8 @@ def _declaration(name: str, kind: type, default: object, text: str) -> Parameter
 def validate(notebook: str, values: Mapping[str, object]) -> dict[str, object]:
     """A notebook's parameters in its order: the values given, else defaults. ParameterError lists all wrong ones."""
     known, wrong = declared(notebook), []
-    for name in sorted(set(values) - set(known)):
-        meant = "".join(f", did you mean {near}?" for near in get_close_matches(name, known, 1)) or "."
+    for name in sorted(set(values) - set(known), key=str):
+        meant = "".join(f", did you mean {near}?" for near in get_close_matches(str(name), known, 1)) or "."
         wrong.append(f"{name}: unknown{meant} {notebook} has {', '.join(known)}")
     resolved = {name: each.converted(values.get(name, each.default)) for name, each in known.items()}
     wrong += [f"{name}: {problem}" for name, each in known.items() if (problem := each.problem(resolved[name]))]

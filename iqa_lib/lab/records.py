@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RECORD = "run.json"  # written last: a run that has it is finished
 KEYS = ("parameters", "metrics", "data", "weights", "device", "seconds", "peak_memory_bytes", "commit", "dirty")
+MAPPINGS = ("parameters", "metrics", "data", "weights", "files")
 NOTEBOOK = "run.ipynb"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.csv"
@@ -57,6 +58,8 @@ def read(run_folder: Path | str) -> dict:
         raise DamagedError(f"{error}: {AGAIN}") from error
     if lacking := [key for key in KEYS if key not in record]:
         raise DamagedError(f"{file} lacks {', '.join(lacking)}: {AGAIN}")
+    if wrong := [key for key in MAPPINGS if not isinstance(record.get(key, {}), dict)]:
+        raise DamagedError(f"{file} is damaged ({', '.join(wrong)} of another kind): {AGAIN}")
     return record | {"folder": file.parent}
 
 

@@ -215,8 +215,12 @@ def _files_key(data: View) -> str:
     return hashlib.sha256("".join(map(file_key, data.dataset.paths())).encode()).hexdigest()
 
 
+DEPENDS = ("iqa_lib", "notebooks", "params")
+"""What a number depends on; figures, tables and measurements beside it may change."""
+
+
 def _commit() -> dict[str, object]:
-    """The checkout's commit and whether files differ from it; else `"unknown: "` and the reason, and None."""
+    """The checkout's commit and whether `DEPENDS` differ from it; else `"unknown: "` and the reason, and None."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments: str) -> str:
@@ -226,7 +230,7 @@ def _commit() -> dict[str, object]:
     try:
         if (top := Path(git("rev-parse", "--show-toplevel"))) != repo_root().resolve():
             return {"commit": f"unknown: no checkout of its own, but inside that of {top}", "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *DEPENDS))}
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().partition("\n")[0] or error
     except OSError as error:

@@ -23,7 +23,7 @@ from iqa_lib.lab import plan, records, tables
 from iqa_lib.lab.parameters import read_parameters, validate
 from iqa_lib.models.ahiq import CNNS, VITS
 from iqa_lib.models.iqa_tmfm import METRICS
-from iqa_lib.weights import URLS, cached_file
+from iqa_lib.weights import PACKAGES, URLS, cached_file, packaged_file
 
 MEASURED = "benchmarks/gpu.json"
 UNKNOWN = "not measured here"
@@ -144,6 +144,8 @@ def is_here(network: str) -> bool:
     """Whether a network's weights are on this machine, without going online."""
     if network in BASELINES:
         return available(network)
+    if network in PACKAGES:
+        return packaged_file(network) is not None
     if network in URLS:
         return cached_file(network).is_file()
     from huggingface_hub import try_to_load_from_cache
@@ -184,11 +186,11 @@ def page(scale: str, data: Path) -> str:
 
 
 def _rows(table: dict, scale: str) -> Iterator[tuple[str, str]]:
-    """The rows of a table with a run of ours, once for each run; those of the metrics that share one in one line."""
+    """The runs of a table, each with the rows that stand on it."""
     shared = {}
     for row in table.get("rows", []):
         for run in plan.runs_of(row, table, scale):
-            yield row["label"], run
+            shared.setdefault(run, []).append(row["label"])
         if "baseline" in row:
             for column in plan.columns(table, scale):
                 shared.setdefault(column["run"], []).append(row["label"])
@@ -223,7 +225,7 @@ def _waits(lines: list[dict], table: dict) -> str:
     quoted = sum("reported" in row for row in table["rows"])
     parts = [f"data {', '.join(lacking)}"] * bool(lacking) + [f"weights {', '.join(weights)}"] * bool(weights)
     parts += [f"{len(open_lines)} of {len(lines)} runs"] * bool(open_lines)
-    return f"Waits for: {'; '.join(parts) or 'nothing'}." + f" {quoted} rows are quoted only." * bool(quoted)
+    return f"Waits for: {'; '.join(parts) or 'nothing'}." + f" Rows that are quoted only: {quoted}." * bool(quoted)
 
 
 def _summary(lines: list[dict]) -> str:
@@ -238,9 +240,12 @@ def _summary(lines: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.schedule", description=__doc__.splitlines()[0])
     parser.add_argument("scale", nargs="?", default="paper")
-    parser.add_argument("--data", type=Path, default=repo_root() / "data", help="folder of the data sets")
+    parser.add_argument("--data", type=Path, help="folder of the data sets (data)")
     given = parser.parse_args()
-    print(DEMO if given.scale == "demo" else page(given.scale, given.data.expanduser().resolve()))
+    data = (given.data or repo_root() / "data").expanduser().resolve()
+    if given.data and not data.is_dir():
+        parser.error(f"--data: there is no folder {data}: check the path")
+    print(DEMO if given.scale == "demo" else page(given.scale, data))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from iqa_lib.lab.batches import image_columns
 from iqa_lib.lab.scoring import Metric
 from iqa_lib.metrics import AGREEMENT
 
+FEW = 10
+"""Fewer references than these give rough intervals."""
 MEASURES = ("srocc", "plcc", "plcc4", "krocc")
 """Those of `AGREEMENT` that do not depend on the unit of the human scores."""
 
@@ -60,7 +62,10 @@ def agreement_lines(
     rows: Sequence[dict], metrics: Sequence[Metric], column: str, scores: Sequence[float]
 ) -> Iterator[str]:
     """How far each metric agrees with people, with 95 % intervals over references."""
-    yield f"agreement with {column}; positive: what people rate higher, the metric calls better"
+    count = len({row["reference"] for row in rows})
+    yield f"agreement with {column}; positive: what people rate higher is better by the metric; PLCC4: after a logistic"
+    if count < FEW:
+        yield f"  {count} reference{'s' * (count > 1)}: intervals over so few are rough, over one there is none"
     for metric in metrics:
         table, sign = predictions(rows, metric, scores), 1 if metric.higher_is_better else -1
         for name in MEASURES:

@@ -59,7 +59,10 @@ def of_run(folder: Path, device: torch.device | str, wanted: str | None = None) 
         raise ValueError(f"metric: got {wanted!r}, but {folder} is a run of {name}: give metric={name!r}")
     given = record["parameters"]
     views = crops_of_test(given) | {"seed": given["seed"], "enlarge": True}
-    origin = f"run {folder}" + (", a demo number: trained on simulated labels" if records.is_demo(record) else "")
+    digest = record["files"][records.WEIGHTS][:12]
+    origin = f"run {folder} (sha256 {digest})" + (
+        ", a demo number: trained on simulated labels" if records.is_demo(record) else ""
+    )
     options = {key: given[key] for key in ("max_batch", "precision") if key in given}
     if isinstance(model, FusedIQATMFM):  # "auto": the metrics that need no weights, or that had theirs
         auto = [name for name in iqa_tmfm.METRICS if not BASELINES[name].needs_weights or name in record["weights"]]
