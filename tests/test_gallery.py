@@ -76,7 +76,10 @@ def test_figure_2_of_fr_nr_is_drawn_from_its_three_runs(tmp_path, monkeypatch):
         folder = tmp_path / records.folder("paper", row["run"], 0)
         folder.mkdir(parents=True)
         predictions.to_csv(folder / records.PREDICTIONS)
-        written = dict.fromkeys(records.KEYS) | {"notebook": "05_fr_nr", "parameters": given | {"seed": 0, "split": -1}}
+        written = dict.fromkeys(records.KEYS, {}) | {
+            "notebook": "05_fr_nr",
+            "parameters": given | {"seed": 0, "split": -1},
+        }
         written["data"] = {"cross": {"fingerprint": cross.fingerprint()}}
         write_json(folder / records.RECORD, written)
     notes = [axis.get_xlabel() for axis in gallery.ranks(table, "paper").axes]
