@@ -76,7 +76,7 @@ def test_figure_2_of_fr_nr_is_drawn_from_its_three_runs(tmp_path, monkeypatch):
         folder = tmp_path / records.folder("paper", row["run"], 0)
         folder.mkdir(parents=True)
         predictions.to_csv(folder / records.PREDICTIONS)
-        written = dict.fromkeys(records.KEYS, {}) | {
+        written = {key: {} for key in records.KEYS} | {
             "notebook": "05_fr_nr",
             "parameters": given | {"seed": 0, "split": -1},
         }
