@@ -131,6 +131,12 @@ def test_a_forged_record_is_refused(root, forge, capsys):
     assert not kept.folders()
 
 
+def test_predictions_that_are_not_those_of_the_record_are_refused_by_name(root, capsys):
+    folder = write_run(root, files={records.PREDICTIONS: "0" * 64})
+    assert kept.main(["add", str(folder)]) == 1
+    assert "predictions.csv is damaged, or not of the run that its record is about" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

@@ -58,9 +58,9 @@ def folders(run: str = "*/*") -> list[Path]:
 
 
 def add(run_folder: Path | str) -> Path:
-    """Keep a finished run; returns the folder. RecordError lists all that speaks against it."""
+    """Keep a finished run; returns the folder. RecordError says all that speaks against it, DamagedError names a file."""
     source = records.read(run_folder)
-    table = _read(source.pop("folder") / records.PREDICTIONS)
+    table = _read(records.checked(source, records.PREDICTIONS))
     found, false = _compared(source, table)
     if wrong := [*_departures(source), *_problems(source, table), *false]:
         raise RecordError("\n  ".join([f"{run_folder} is not kept:", *wrong]))
