@@ -58,7 +58,7 @@ def folders(run: str = "*/*") -> list[Path]:
 
 
 def add(run_folder: Path | str) -> Path:
-    """Keep a finished run; returns the folder. RecordError says all that speaks against it, DamagedError names a file."""
+    """Keep a finished run; returns the folder. RecordError lists all against it, DamagedError names a bad file."""
     source = records.read(run_folder)
     table = _read(records.checked(source, records.PREDICTIONS))
     found, false = _compared(source, table)
