@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import multiprocessing
 import random
 import shutil
@@ -23,6 +22,7 @@ from iqa_lib.data import NAMES, DataError
 from iqa_lib.data import fetch as fetching
 from iqa_lib.data.__main__ import main
 from iqa_lib.data.fetch import STATE, fetch
+from iqa_lib.files import read_json
 
 SOURCES = [
     (name, source)
@@ -83,7 +83,7 @@ def test_each_data_set_comes_whole_from_each_source(offer, site, tmp_path, name,
     assert report.ok, str(report)
     if name != "clic":  # whose folders by first digit are left out
         assert files(root) == files(tree)
-    receipt = json.loads((root / STATE / "receipt.json").read_text())
+    receipt = read_json(root / STATE / "receipt.json")
     assert {entry["size"] for entry in receipt.values()} == {len(content) for content in site.files.values()}
     assert sorted(path.name for path in (root / STATE).iterdir() if path.name != "lock") == ["receipt.json"]
     sent = site.sent.copy()

@@ -41,8 +41,7 @@ def test_the_rows_are_all_that_have_a_file_of_their_own():
 def parameters(run, root):
     """A row's parameters as Snakemake gives them: those of the profile, of the row and of the row at this scale."""
     notebook, row = run.split("/")
-    named = (f"params/{notebook}/{name}.yaml" for name in ("paper", row, f"paper/{row}"))
-    files = [path for name in named if (path := repo_root() / name).exists()]
+    files = plan.parameter_files(run, "paper")
     fewer = {"batch_size": 2} if "preference" in row else {}  # than the tree's triplets
     return validate(notebook, read_parameters(*files) | {"data_root": str(root)} | fewer)
 
@@ -97,14 +96,21 @@ def trees(tmp_path_factory):
         yield root
 
 
+def distorted(link, references, folder, count, kinds, name, ending):
+    """Link references I01, I02, ... and their distorted images of five levels; gives the names of these."""
+    names = []
+    for reference in (f"I{number:02}" for number in range(1, count + 1)):
+        link(references / f"{reference}{ending}")
+        names += [name.format(reference, kind, level) for kind in range(1, kinds + 1) for level in range(1, 6)]
+    for each in names:
+        link(folder / each)
+    return names
+
+
 def kadid10k(root, link):
-    lines = ["dist_img,ref_img,dmos,var"]
-    for reference in (f"I{number:02}" for number in range(1, 82)):
-        link(root / f"images/{reference}.png")
-        for name in (f"{reference}_{kind:02}_{level:02}.png" for kind in range(1, 26) for level in range(1, 6)):
-            link(root / "images" / name)
-            lines.append(f"{name},{reference}.png,{1 + len(lines) % 40 / 10:.1f},0.4")
-    dataset_trees.write(root / "dmos.csv", "\n".join(lines))
+    names = distorted(link, root / "images", root / "images", 81, 25, "{}_{:02}_{:02}.png", ".png")
+    lines = [f"{name},{name[:3]}.png,{1 + i % 40 / 10:.1f},0.4" for i, name in enumerate(names)]
+    dataset_trees.write(root / "dmos.csv", "\n".join(["dist_img,ref_img,dmos,var", *lines]))
 
 
 def pipal(root, link):
@@ -118,12 +124,8 @@ def pipal(root, link):
 
 
 def tid2013(root, link):
-    lines = []
-    for reference in (f"I{number:02}" for number in range(1, 26)):
-        link(root / f"reference_images/{reference}.BMP")
-        for name in (f"{reference}_{kind:02}_{level}.bmp" for kind in range(1, 25) for level in range(1, 6)):
-            link(root / "distorted_images" / name)
-            lines.append(f"{len(lines) % 70 / 10:.1f} {name}")
+    names = distorted(link, root / "reference_images", root / "distorted_images", 25, 24, "{}_{:02}_{}.bmp", ".BMP")
+    lines = [f"{i % 70 / 10:.1f} {name}" for i, name in enumerate(names)]
     dataset_trees.write(root / "mos_with_names.txt", "\n".join(lines))
 
 

@@ -10,7 +10,6 @@ left, and neither does pooch, so both kinds of address are fetched by the same l
 
 import errno
 import gzip
-import json
 import os
 import re
 import shutil
@@ -35,7 +34,7 @@ from iqa_lib.checks import check_choice
 from iqa_lib.data.base import DataError, reader
 from iqa_lib.data.check import DEMO, Report, check
 from iqa_lib.data.folder import HUB, Archive, Folder, Origin
-from iqa_lib.files import atomic, sha256
+from iqa_lib.files import intact, read_json, sha256, write_json
 from iqa_lib.progress import Progress, progress
 
 STATE = ".fetch"  # in the data set's folder
@@ -92,7 +91,7 @@ def fetch(
     check_choice(("", *origin.parts), error=DataError, part=part)
     check_choice(("", *origin.sources), error=DataError, source=source)
     print(f"{origin.citation}\nterms: {origin.terms}\npage: {origin.page}")
-    receipts = _receipts(state)
+    receipts = intact(state / RECEIPT, read_json, {})  # of what was fetched and unpacked before, by address
     if root.is_dir() and not state.exists() and all(map(Folder(root, origin).has, [part] if part else origin.parts)):
         todo = f"verify it by `python -m iqa_lib.data check {name} {root}`, or give another folder"
         raise DataError(f"{root}: got a folder that holds {name} already, expected none: {todo}")
@@ -105,7 +104,7 @@ def fetch(
         with _alone(state), _room(root):
             for archive, remote in remotes.items():
                 receipts[archive.address] = _bring(archive, remote, root)
-                _write_json(state / RECEIPT, receipts)
+                write_json(state / RECEIPT, receipts)
                 _tidy(state)
     _tidy(state)
     print(f"fetched, see {state / RECEIPT}; now checking")
@@ -209,10 +208,10 @@ def _bring(archive: Archive, remote: Remote, root: Path) -> dict:
     """Download a file, compare and unpack it; its receipt. What is damaged is deleted."""
     name = Path(urlparse(remote.url).path).name
     part, known = root / STATE / f"{name}.part", root / STATE / f"{name}.json"
-    if part.exists() and not (known.exists() and json.loads(known.read_text(encoding="utf-8")) == asdict(remote)):
+    if part.exists() and intact(known, read_json, {}) != asdict(remote):
         print(f"{name}: the server has another file than before: it is fetched anew")
         part.unlink()
-    _write_json(known, asdict(remote))
+    write_json(known, asdict(remote))
     try:
         _download(remote, part, name)
         digest, size = sha256(part), part.stat().st_size
@@ -387,13 +386,3 @@ def _room(root: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(f"{root}: the disk is full: free some; the same command goes on from there") from error
-
-
-def _receipts(state: Path) -> dict[str, dict]:
-    """What was fetched and unpacked before, by address."""
-    return json.loads((state / RECEIPT).read_text(encoding="utf-8")) if (state / RECEIPT).exists() else {}
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")

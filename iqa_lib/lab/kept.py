@@ -31,8 +31,8 @@ TESTED = ("test", "cross")
 TOLERANCE = 1e-4  # of an agreement, whose logistic fit moves with versions and machines
 KEYS = ("notebook", "parameters", "data", "weights", "steps", "seconds", "peak_memory_bytes", "device", "instructions")
 KEYS += ("python", "versions", "code", "commit", "dirty")
-NETWORKS = {"02_iqa_tmfm": "IQA-TMFM", "03_prfnet": "PRFNet", "04_ahiq": "AHIQ", "05_fr_nr": "FR+NR"}
-NETWORKS |= {"06_topiq": "CFANet", "06_lpips_plus": "LPIPS+"}
+METHODS = {"02_iqa_tmfm": "IQA-TMFM", "03_prfnet": "PRFNet", "04_ahiq": "AHIQ", "05_fr_nr": "FR+NR"}
+METHODS |= {"06_topiq": "CFANet", "06_lpips_plus": "LPIPS+"}
 """The method whose answers are a notebook's column `prediction`."""
 LOCAL = {"seed", "split", "data_root", "precision", "workers", "max_batch", "save_every", "compile"}
 """Parameters that may differ from the row's: the machine's, and the number of the training and of the split."""
@@ -252,7 +252,7 @@ def estimates(
         rows, column = table[table.metric == method], "prediction"
     else:
         labels = {baseline.label: name for name, baseline in BASELINES.items()}
-        own = "prediction" if method == NETWORKS.get(record["notebook"]) else ""
+        own = "prediction" if method == METHODS.get(record["notebook"]) else ""
         rows = table[table.side == side] if "side" in table else table
         column = next((each for each in (method, labels.get(method), own) if each in table), None)
     if column is None or rows.empty:

@@ -20,6 +20,7 @@ from iqa_lib.data.folder import Folder
 from iqa_lib.data.protocols import PREFERENCE_TESTS
 from iqa_lib.files import repo_root
 from iqa_lib.lab import plan, records, tables
+from iqa_lib.lab.networks import NETWORKS
 from iqa_lib.lab.parameters import read_parameters, validate
 from iqa_lib.models.ahiq import CNNS, VITS
 from iqa_lib.models.iqa_tmfm import METRICS
@@ -27,8 +28,7 @@ from iqa_lib.weights import PACKAGES, URLS, cached_file, packaged_file
 
 MEASURED = "benchmarks/gpu.json"
 UNKNOWN = "not measured here"
-NETWORKS = {"02_iqa_tmfm": "IQATMFM", "03_prfnet": "PRFNet", "04_ahiq": "AHIQ", "05_fr_nr": "FRNR"}
-NETWORKS |= {"06_topiq": "CFANet", "06_lpips_plus": "LPIPSPlus"}
+MODELS = {network.notebook: network.model for network in NETWORKS.values()} | {"06_lpips_plus": "LPIPSPlus"}
 """A notebook's network, as `make gpu` names it."""
 LINE = ["row", "run", "state", "data", "weights", "steps", "images trained on", "images scored", "archives in GB"]
 LINE += ["GPU hours"]
@@ -156,7 +156,7 @@ def is_here(network: str) -> bool:
 
 def gpu_hours(notebook: str, given: dict, found: Work, measured: dict) -> str:
     """Hours on the GPU that was measured, in words."""
-    rates = measured.get("networks", {}).get(NETWORKS.get(notebook, ""), {})
+    rates = measured.get("networks", {}).get(MODELS.get(notebook, ""), {})
     precision = {"auto": "bf16"}.get(given.get("precision", "fp32"), given.get("precision", "fp32"))
     hours = 0.0
     for images, part in ((found.trained, "train"), (found.scored, "score")):
