@@ -35,7 +35,7 @@ from iqa_lib.data.base import DataError, IQADataset, Label, Pair, Triplet
 from iqa_lib.data.distortions import DISTORTIONS, distort
 from iqa_lib.data.folder import deal
 from iqa_lib.data.splits import by_reference
-from iqa_lib.files import DamagedError, atomic, cache_dir, intact, locked, sha256
+from iqa_lib.files import DamagedError, atomic, cache_dir, intact, locked, sha256, sha256_once
 from iqa_lib.images import encode_png, read_image
 from iqa_lib.progress import progress
 
@@ -248,15 +248,9 @@ def _read_manifest(file: Path) -> dict[str, str]:
 
 def _as_made(path: Path, hashed: str) -> bool:
     """Whether an image is known by its SHA-256; DamagedError if it has another."""
-    status = path.stat()
-    if hashed and _sha256(path, status.st_size, status.st_mtime_ns) != hashed:
+    if hashed and sha256_once(path) != hashed:
         raise DamagedError(f"{path} is damaged, or another image")
     return bool(hashed)
-
-
-@cache
-def _sha256(path: Path, _size: int, _changed: int) -> str:
-    return sha256(path)
 
 
 def _drawn(name: str, cells: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:

@@ -111,8 +111,7 @@ def shown(table: dict, scale: str) -> pd.DataFrame:
                     difference = paired_difference(estimate, base)
                     minus = f"{difference.value:+.3f} [{difference.low:.3f}, {difference.high:.3f}] ({against})"
                 value = f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-                commit = record["commit"][:8] + (" dirty" if record["dirty"] else "")
-                made = commit, record["device"], record["date"], place.name
+                made = records.commit(record), record["device"], record["date"], place.name
                 lines.append((row["label"], column["name"], paper, value, minus, *made))
     return pd.DataFrame(lines, columns=LINE)
 

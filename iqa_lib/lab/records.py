@@ -5,11 +5,10 @@ Imports no torch, and pandas only to read predictions.
 
 import os
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iqa_lib.files import DamagedError, read_json, repo_root, sha256
+from iqa_lib.files import DamagedError, read_json, repo_root, sha256_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +69,7 @@ def checked(record: dict, name: str) -> Path:
         raise DamagedError(f"{file} is missing: {AGAIN}, or copy the file too")
     if expected is None and name == WEIGHTS:
         raise DamagedError(f"{file} has no hash in its record, which older code wrote: {AGAIN}")
-    if expected and _sha256(file, file.stat().st_mtime_ns) != expected:
+    if expected and sha256_once(file) != expected:
         raise DamagedError(f"{file} is damaged, or not of the run that its record is about: {AGAIN}")
     return file
 
@@ -99,11 +98,6 @@ def _read_whole(run_folder: Path) -> dict:
     record = read(run_folder)
     checked(record, PREDICTIONS)
     return record
-
-
-@cache
-def _sha256(file: Path, _changed: int) -> str:
-    return sha256(file)
 
 
 def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
