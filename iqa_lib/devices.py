@@ -3,9 +3,12 @@
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -69,6 +72,23 @@ def to_device(item: Tensor | list | nn.Module, device: torch.device | str):
     layout = torch.channels_last if item.ndim == 4 else torch.preserve_format
     item = item.to(device, non_blocking=True, memory_format=layout)
     return item.float() / 255 if item.dtype == torch.uint8 else item
+
+
+def ahead(function: Callable, items: Iterable, device: torch.device) -> Iterator:
+    """`map(function, items)` for what `device` takes next: beside a GPU, threads compute the results before their turn.
+
+    So images are decoded while the GPU computes. A CPU is busy itself: there each is computed when it is asked for.
+    """
+    if device.type == "cpu":
+        yield from map(function, items)
+        return
+    items, threads = iter(items), min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque(pool.submit(function, item) for item in islice(items, 2 * threads))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+            yield result
 
 
 @contextmanager

@@ -5,6 +5,7 @@ All follow one protocol, `View`: training indexes a view by `(epoch, index)`, ev
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from random import SystemRandom
 from typing import Protocol
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import best_device, device_of, to_device
+from iqa_lib.devices import ahead, best_device, device_of, to_device
 from iqa_lib.files import cache_dir, file_key, intact, load_tensors, locked, save_tensors, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
@@ -268,17 +269,20 @@ class FixedFeatures(View):
         """The maps of one reference's images from a file a map; those that are missing are computed and added."""
         taps = [intact(file, load_tensors, {}) for file in files]
         missing = [path for path, name in names.items() if not all(name in tap for tap in taps)]
-        found = {names[path]: self._maps(part, path, max_batch) for path in missing}
+        groups = [[path] for path in missing] if device_of(part).type == "cpu" else [missing] * bool(missing)
+        found = {names[path]: maps for group in groups for path, maps in self._maps(part, group, max_batch).items()}
         for i, (tap, file) in enumerate(zip(taps, files, strict=True)):
             if new := {name: maps[i] for name, maps in found.items() if name not in tap}:
                 tap |= new
                 save_tensors(file, tap)
         return taps
 
-    def _maps(self, part: nn.Module, path: Path, max_batch: int) -> list[Tensor]:
-        """An image's maps; a batch shared with another image would change a convolution's last bits."""
-        batches = self.crops.cut(read_image(path)).split(max_batch)
-        return [torch.cat(parts) for parts in zip(*(_extracted(part, batch) for batch in batches), strict=True)]
+    def _maps(self, part: nn.Module, paths: Sequence[Path], max_batch: int) -> dict[Path, list[Tensor]]:
+        """The maps of images that share batches, which changes a convolution's last bits: on a CPU each has its own."""
+        crops = [*ahead(lambda path: self.crops.cut(read_image(path)), paths, device_of(part))]
+        batches = (_extracted(part, batch) for batch in torch.cat(crops).split(max_batch))
+        scales = (torch.cat(maps).split([*map(len, crops)]) for maps in zip(*batches, strict=True))
+        return {path: list(maps) for path, *maps in zip(paths, *scales, strict=True)}
 
     def _keys(self, part: nn.Module) -> list[str]:
         """A name for each map of a backbone: the hash of its numbers for one image, which hang on all that matters."""

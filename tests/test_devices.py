@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -13,7 +14,16 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from iqa_lib import devices
-from iqa_lib.devices import autocast, check_device, determinism, device_of, fast_kernels, resolved_precision, to_device
+from iqa_lib.devices import (
+    ahead,
+    autocast,
+    check_device,
+    determinism,
+    device_of,
+    fast_kernels,
+    resolved_precision,
+    to_device,
+)
 from iqa_lib.lab import runs
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -154,3 +164,36 @@ def test_agreements_files_and_checks_need_no_torch():
     code = "import sys; import iqa_lib.metrics, iqa_lib.files, iqa_lib.checks; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "accelerate", "scipy.stats", "scipy.optimize", "matplotlib"} & set(loaded)
+
+
+# Reading ahead
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_ahead_is_map_in_order(device):
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.01 / (1 + number))
+        return number**2
+
+    assert list(ahead(slow_at_first, range(50), device)) == [number**2 for number in range(50)]
+    assert list(ahead(slow_at_first, [], device)) == []
+
+
+def test_beside_a_gpu_a_few_are_computed_before_their_turn_and_beside_a_cpu_none(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    begun = []
+    first = ahead(begun.append, range(100), CUDA)
+    next(first)
+    first.close()
+    assert 6 <= len(begun) <= 7
+    begun.clear()
+    next(ahead(begun.append, range(100), CPU))
+    assert begun == [0]
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_an_error_ahead_comes_at_its_turn(device):
+    results = ahead(lambda number: 6 / number, [2, 1, 0, 3], device)
+    assert [next(results), next(results)] == [3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

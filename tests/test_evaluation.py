@@ -155,6 +155,18 @@ def test_batches_and_order_do_not_matter(triplets, prfnet, options):
     )
 
 
+def ahead_of_a_gpu(function, items, device):
+    """`ahead` as beside a GPU."""
+    return devices.ahead(function, items, torch.device("cuda"))
+
+
+def test_reading_ahead_changes_nothing(triplets, prfnet, monkeypatch):
+    crops = Crops(triplets, "random", 32, count=3)
+    expected = predict(prfnet, crops, max_batch=4)
+    monkeypatch.setattr(evaluation, "ahead", ahead_of_a_gpu)
+    pd.testing.assert_frame_equal(predict(prfnet, crops, max_batch=4), expected)
+
+
 def test_kept_features_give_the_same_predictions(triplets, prfnet, monkeypatch):
     crops = Crops(triplets, "corners", 32)
     expected = predict(prfnet, crops)
@@ -389,6 +401,28 @@ def test_scores_are_kept_and_not_computed_again(request, cache, name, kind):
     again, calls = counted(name)
     assert baseline_scores(again, dataset).tolist() == expected
     assert not calls
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(12 * 9 * 4, [4, 1]), (12 * 9 * 9, [5]), (5, [1] * 5)])
+def test_a_gpu_takes_a_references_images_in_batches(tmp_path, monkeypatch, limit, sizes):
+    dataset = image_set(tmp_path, [(12, 9)] * 5, pairs=True)
+    first = dataset.records[0].reference
+    dataset = set_of(*(replace(record, reference=first) for record in dataset.records))
+    baseline, given = baselines.load("gmsd"), []
+
+    def compute(reference: Tensor, distorted: Tensor) -> Tensor:
+        given.append(len(distorted))
+        return baseline.compute(reference, distorted)
+
+    monkeypatch.setattr(Baseline, "check", lambda *_: None)  # some of these images are larger than its limit
+    monkeypatch.setattr(evaluation, "ahead", ahead_of_a_gpu)
+    batched = replace(baseline, compute=compute, max_pixels=limit, in_batches=True)
+    scores = baseline_scores(batched, dataset)
+    assert given == sizes
+    assert scores == pytest.approx(np.array(direct(baseline, dataset)), abs=1e-6)
+    assert len(np.unique(scores)) == 5
+    assert baseline_scores(baseline, dataset).shape == (5, 1)
+    assert len(given) == len(sizes), "one by one, it is another metric with scores of its own"
 
 
 def test_an_infinite_psnr_is_kept(tmp_path):

@@ -410,6 +410,20 @@ def test_features_are_those_of_the_crops(tmp_path, cache, backbone, counted, opt
                 assert equal(drawn, [scale[crop] for scale in scales])
 
 
+@pytest.mark.parametrize("max_batch", [5, 100])
+def test_images_that_share_batches_have_the_same_maps(tmp_path, cache, backbone, counted, max_batch):
+    """As on a GPU; on a CPU each image has batches of its own, and the last bits with them."""
+    data = image_set(tmp_path, [(70, 64), (70, 64)])
+    features = FixedFeatures(Crops(data, "grid", 32), backbone)
+    counted.clear()
+    together = features._maps(backbone, [*data.paths()], max_batch)
+    assert list(together) == list(data.paths())
+    assert max(counted) == min(max_batch, sum(counted))
+    for path, maps in together.items():
+        for scale, expected in zip(maps, features.maps[path], strict=True):
+            assert torch.allclose(scale, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("options", FIXED, ids=str)
 def test_draws_of_features_are_those_of_the_crops(tmp_path, cache, backbone, options):
     crops = Crops(image_set(tmp_path, [(70, 64), (64, 81)]), size=32, seed=3, draws=2, **options)

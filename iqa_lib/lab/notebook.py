@@ -243,10 +243,10 @@ def loaded_metrics(names: Sequence[str], files: Mapping[str, Path] = {}) -> dict
 
 
 def on_device(metric: Baseline, device: torch.device) -> Baseline:
-    """A metric that takes images wherever they are and computes on `device`; one with a network does so already."""
+    """A metric that takes images wherever they are and computes on `device`, in batches."""
     if metric.needs_weights:
-        return metric
-    return replace(metric, compute=lambda *pair: metric.compute(*to_device(list(pair), device)))
+        return replace(metric, in_batches=True)
+    return replace(metric, compute=lambda *pair: metric.compute(*to_device(list(pair), device)), in_batches=True)
 
 
 def by_metrics(dataset: IQADataset, names: str) -> dict[str, pd.DataFrame]:
