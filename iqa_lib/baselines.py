@@ -113,16 +113,18 @@ class Baseline:
         """
         import torch
 
+        from iqa_lib.devices import exact_kernels
+
         if self.needs_weights and self.weights is None:
             raise WeightsError(f"{self.name} has no weights yet: use baselines.load({self.name!r}).score(...)")
         self.check(reference, reference)
         seen = reference.float().contiguous()
-        with torch.no_grad():
+        with torch.no_grad(), exact_kernels():
             prepared = self.prepare(seen) if self.prepare else seen
 
         def score(distorted: Tensor) -> Tensor:
             self.check(reference.expand(len(distorted), -1, -1, -1), distorted)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and distorted.requires_grad):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and distorted.requires_grad), exact_kernels():
                 found = self._scores(prepared, distorted)
             as_equal = (found == self.best).nonzero().flatten().tolist()
             if not all(torch.equal(reference[0], distorted[place]) for place in as_equal):

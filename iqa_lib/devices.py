@@ -6,7 +6,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -92,18 +92,23 @@ def ahead(function: Callable, items: Iterable, device: torch.device) -> Iterator
 
 
 @contextmanager
-def fast_kernels(*, tf32: bool = True) -> Iterator[None]:
-    """On a GPU, for each shape the quickest of cuDNN's kernels, and TF32 in fp32 products, or `tf32=False`, without.
+def fast_kernels(*, tf32: bool = True, timed: bool = True) -> Iterator[None]:
+    """For training on a GPU: TF32 in fp32 products, which rounds factors to 10 bits, and `timed` kernels of cuDNN.
 
-    TF32 rounds the factors to 10 bits. Which kernel is the quickest is measured, and may differ from run to run.
+    The quickest kernel for each shape is measured when the shape is new; it may differ from run to run.
     """
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, timed
     try:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def exact_kernels() -> AbstractContextManager:
+    """For scores and features on a GPU: fp32 as on a CPU, where torch by itself would round a convolution's factors."""
+    return fast_kernels(tf32=False, timed=False)
 
 
 def determinism(device: torch.device) -> str:

@@ -16,7 +16,7 @@ from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Triplet
-from iqa_lib.devices import ahead, autocast, best_device, device_of, to_device
+from iqa_lib.devices import ahead, autocast, best_device, device_of, exact_kernels, to_device
 from iqa_lib.files import cache_dir, file_key, intact, locked, read_json, sha256, write_json
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     AGREEMENT,
@@ -41,6 +41,7 @@ def predict(model: nn.Module, view: View, *, average: str = "probability", **opt
     return prediction_table(view.dataset, crop_outputs(model, view, **options), average=average)
 
 
+@exact_kernels()
 @torch.inference_mode()
 def crop_outputs(
     model: nn.Module, view: View, *, max_batch: int = 16, precision: str = "fp32", call: Callable | None = None
@@ -111,6 +112,7 @@ def look(
     return images, value, maps
 
 
+@exact_kernels()
 @torch.inference_mode()
 def maps_of(model: nn.Module, *images: Tensor) -> tuple[float, dict[str, Tensor]]:
     """A model's output for the images `(3, H, W)` of one record, in eval mode, and its maps."""
@@ -118,6 +120,7 @@ def maps_of(model: nn.Module, *images: Tensor) -> tuple[float, dict[str, Tensor]
     return output.item(), maps
 
 
+@exact_kernels()
 @torch.inference_mode()
 def maps_of_crops(model: nn.Module, size: int, *images: Tensor) -> tuple[list[Tensor], Tensor, dict[str, Tensor]]:
     """The maps of whole images `(3, H, W)` by a model that takes crops: those of all its crops, side by side.
@@ -166,6 +169,7 @@ def metric_scores(metrics: Sequence[Baseline], dataset: IQADataset) -> Tensor:
     return torch.tensor(np.stack(scores, axis=1), dtype=torch.float32)
 
 
+@exact_kernels()
 @torch.inference_mode()
 def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     """A baseline's scores of whole images, each pair of images computed once and kept in the cache folder.

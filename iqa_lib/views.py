@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import ahead, best_device, device_of, to_device
+from iqa_lib.devices import ahead, best_device, device_of, exact_kernels, to_device
 from iqa_lib.files import cache_dir, file_key, intact, load_tensors, locked, save_tensors, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
@@ -291,6 +291,7 @@ class FixedFeatures(View):
         return [tensors_sha256([("map", scale)])[:16] for scale in _extracted(part, probe)]
 
 
+@exact_kernels()
 @torch.no_grad()
 def _extracted(part: nn.Module, images: Tensor) -> list[Tensor]:
     """The maps of a model or a single backbone on the CPU."""

@@ -5,26 +5,31 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from image_sets import image_set
 from test_runs import here  # noqa: F401
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from iqa_lib import devices
+from iqa_lib import baselines, devices
 from iqa_lib.devices import (
     ahead,
     autocast,
     check_device,
     determinism,
     device_of,
+    exact_kernels,
     fast_kernels,
     resolved_precision,
     to_device,
 )
+from iqa_lib.evaluation import look, maps_of_crops, predict, predict_baseline
 from iqa_lib.lab import runs
+from iqa_lib.views import Crops, FixedFeatures
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -143,10 +148,52 @@ def test_on_a_gpu_images_and_convolutions_are_channels_last():
     assert to_device(Moved(), "cpu") == ("cpu", torch.preserve_format)
 
 
-def test_parity_needs_true_fp32():
+def kernels() -> tuple[bool, ...]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    with fast_kernels(tf32=False):
-        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, True)
+    return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+
+def test_kernels_are_chosen_and_left_as_they_were():
+    before = kernels()
+    with fast_kernels():
+        assert kernels() == (True, True, True)
+        with exact_kernels():
+            assert kernels() == (False, False, False)
+        assert kernels() == (True, True, True)
+    assert kernels() == before == (False, True, False), "torch rounds convolutions, unless it is told not to"
+
+
+class Noting(nn.Module):
+    """A network on pairs that notes the kernels that it is computed with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.backbone, self.scale = [], nn.Identity(), nn.Parameter(torch.ones(()))
+        self.backbone.frozen = True
+
+    def extract(self, images: torch.Tensor) -> list[torch.Tensor]:
+        self.seen.append(kernels())
+        return [images.mean((2, 3), keepdim=True)]
+
+    def forward(self, reference, distorted, return_maps: bool = False):
+        self.seen.append(kernels())
+        score = self.scale * (reference - distorted).mean((1, 2, 3))
+        return (score, {"difference": reference - distorted}) if return_maps else score
+
+
+def test_scores_maps_and_features_are_computed_in_true_fp32(tmp_path, monkeypatch):
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    data, model = image_set(tmp_path, [(40, 36)], pairs=True), Noting()
+    crops = Crops(data, "grid", 32)
+    predict(model, crops)
+    look(model, data, 0)
+    maps_of_crops(model, 32, *data[0][:2])
+    FixedFeatures(crops, model)
+    metric = replace(baselines.load("mse"), compute=lambda *pair: model(*pair))
+    predict_baseline(metric, data)
+    metric.score(*(image[None] for image in data[0][:2]))
+    assert len(model.seen) >= 6
+    assert set(model.seen) == {(False, False, False)}
 
 
 def test_what_a_record_says_of_determinism():

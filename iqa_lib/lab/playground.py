@@ -25,7 +25,7 @@ from iqa_lib.baselines import b_is_closer, ms_ssim_maps
 from iqa_lib.checks import check_choice
 from iqa_lib.data.demo import SIZE, references
 from iqa_lib.data.distortions import DISTORTIONS, distort
-from iqa_lib.devices import device_of, to_device
+from iqa_lib.devices import device_of, exact_kernels, to_device
 from iqa_lib.evaluation import worst_mistakes
 from iqa_lib.images import from_pil, open_image
 from iqa_lib.lab import records, scoring, trained
@@ -90,10 +90,12 @@ class Playground:
     def _tensors(self, *images: np.ndarray) -> list[Tensor]:
         return to_device([torch.tensor(image).permute(2, 0, 1)[None] for image in images], device_of(self.network))
 
+    @exact_kernels()
     @torch.inference_mode()
     def _extract(self, reference: str) -> list[Tensor]:
         return self.network.extract(*self._tensors(self.images[reference]))
 
+    @exact_kernels()
     @torch.inference_mode()
     def _look(self, reference: str, setting: Setting) -> tuple[dict[str, float], dict, Tensor | None]:
         """Every score of a distorted image, the network's last; its maps as `plots.images_and_maps` takes them.
