@@ -184,7 +184,7 @@ def test_a_tensor_left_on_the_cpu_is_found():
         def forward(self, image: Tensor) -> Tensor:
             return image + torch.ones(3, 1, 1)
 
-    with FakeTensorMode(), pytest.raises(RuntimeError, match="at least two devices, cuda:0 and cpu"):
+    with FakeTensorMode(), pytest.raises(RuntimeError, match=r"two (different )?devices,? cuda:0"):
         Left()(torch.rand(2, 3, 8, 8, device="cuda"))
 
 
