@@ -3,32 +3,38 @@
 python benchmarks/gpu.py            eight minutes on one GPU; writes benchmarks/gpu.json and docs/gpu.md
 python benchmarks/gpu.py --tiny     small networks and images, on what is there: only prints
 
-Each network, with random weights: its outputs on the CPU and on the GPU in true fp32 (largest difference, of the
-largest output), what bf16 changes (of the same), and a training step and scoring in fp32, TF32 and bf16, and compiled
-in bf16 as long as time is left. An image is one crop of one image: a pair has 2, a triplet 3. MFU is the share of the
-rate that one large bf16 product reaches on this card; multiply-adds count as two operations, the attention's and the
-deformable convolution's among them. Reading is what workers decode and cut from PNG files of 768 x 512.
+Each network, with random weights, the most useful first: its outputs and maps on the CPU and on the GPU in true fp32,
+what bf16 changes of the score, what the workers read, a training step and scoring in bf16 and TF32; then the compiled
+step; then true fp32; then the compiled step as a CUDA graph. Each measurement is printed with its seconds and saved;
+what is not measured when the time is over is left out. An image is one crop of one image: a pair has 2, a triplet 3.
+MFU is the share of the rate that one large bf16 product reaches on this card; multiply-adds count as two operations,
+the attention's and the deformable convolution's among them. Reading is what workers decode and cut from PNG files of
+768 x 512.
 
-benchmarks/gpu.json, which `make plan` reads: `device`, `matmul_tflops` (bf16), `torch`, and `networks`, by name:
-`train` and `score`: images a second by precision (`fp32`, `tf32`, `bf16`, `bf16 compiled`; what was not measured is
-left out); `memory`, peak GiB likewise, by `train` and `score`; `mfu` of the training step, or of scoring what does not
-train; `waits` of a training step (0, or the first operation that waited), `parity`, `drift`, and `reading`: images a
-second that the data pipeline gives for it with `workers`.
+benchmarks/gpu.json, which `make plan` reads: `device`, `driver`, `cores`, `torch`, `commit`, `date`, `seconds`,
+`workers`, `matmul_tflops` (bf16), and `networks`, by name: `train` and `score`: images a second by precision (`fp32`,
+`tf32`, `bf16`, `bf16 compiled`, `bf16 graphs`; what was not measured is left out); `memory`, peak GiB likewise, by
+`train` and `score`; `mfu` of the training step, or of scoring what does not train, in bf16; `waits` of a training step
+(0, or the first operation that waited); `parity`, the largest difference GPU to CPU of the score and all maps, relative
+to the largest value of each; `drift`, that of the score, bf16 to fp32; `reading`: images a second that the data
+pipeline gives for it with `workers`; and `error`, if something failed.
 """
 
 import argparse
 import json
 import os
+import signal
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -44,8 +50,10 @@ from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, LPIPSPlus, PRFNet
 from iqa_lib.training import peak_memory
 from iqa_lib.views import Crops
 
-MINUTES = 8
-PRECISIONS = ("fp32", "tf32", "bf16")
+SECONDS = 435
+"""Of the eight minutes, less what imports and the end take."""
+SPEEDS = {"fp32": "fp32", "tf32": "TF32", "bf16": "bf16", "bf16 compiled": "compiled", "bf16 graphs": "CUDA graph"}
+"""What is measured, and the tables' name for it."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,27 @@ class Case:
     score: tuple[int, ...]
     train: tuple[int, ...] | None = None
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return ("train", "score") if self.train else ("score",)
 
-PAPER = {  # sizes of params/*/paper.yaml; IQA-TMFM draws 4 crops of each image
+    @torch.no_grad()
+    def built(self) -> nn.Module:
+        """Without the zeros that timm starts the ends of residual branches with: then no fault in these would show."""
+        torch.manual_seed(0)
+        model = self.build()
+        for name, weight in model.named_parameters():
+            if not name.endswith("bias") and weight.abs().max() < 1e-3:
+                nn.init.normal_(weight, 0.5, 0.1) if weight.ndim == 1 else nn.init.kaiming_normal_(weight)
+        return model
+
+
+PAPER = {  # sizes of params/*/paper.yaml; IQA-TMFM draws 4 crops of each image. First what waits for kernel launches
     "IQATMFM": Case(partial(IQATMFM, weights="random"), 3, (96, 3, 224, 224), (4, 4, 3, 224, 224)),
-    "PRFNet": Case(partial(PRFNet, weights="random"), 3, (8, 3, 512, 768), (16, 3, 448, 448)),
-    "AHIQ": Case(partial(AHIQ, cnn_weights="random", vit_weights="random"), 2, (20, 3, 224, 224), (8, 3, 224, 224)),
     "FRNR": Case(partial(FRNR, weights="random"), 2, (8, 3, 384, 512), (8, 3, 384, 512)),
     "CFANet": Case(partial(CFANet, weights="random"), 2, (1, 3, 384, 512), (16, 3, 384, 384)),
+    "PRFNet": Case(partial(PRFNet, weights="random"), 3, (8, 3, 512, 768), (16, 3, 448, 448)),
+    "AHIQ": Case(partial(AHIQ, cnn_weights="random", vit_weights="random"), 2, (20, 3, 224, 224), (8, 3, 224, 224)),
     "LPIPSPlus": Case(partial(LPIPSPlus, weights="random"), 2, (1, 3, 384, 512)),
 }
 NARROW = dict(backbone=PACKAGED, crop=32, dim=16, heads=2, head_dim=8, hidden=16)
@@ -84,14 +106,16 @@ def inputs(case: Case, shape: tuple[int, ...], device: torch.device) -> list[Ten
     return to_device([reference, *(torch.lerp(reference, noise, strengths) for noise in noises)], device)
 
 
-def kernels(precision: str, device: torch.device) -> ExitStack:
+def kernels(precision: str, device: torch.device, *, timed: bool = True) -> ExitStack:
+    """The context of `precision`; with `timed`, as in training, the first call of each shape tries cuDNN's kernels."""
     stack = ExitStack()
     stack.enter_context(fast_kernels(tf32=precision != "fp32"))
-    stack.enter_context(autocast(device, "bf16" if precision == "bf16" else "fp32"))
+    torch.backends.cudnn.benchmark = timed
+    stack.enter_context(autocast(device, "bf16" if precision.startswith("bf16") else "fp32"))
     return stack
 
 
-def training_step(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[], None]:
+def training_step(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[str], None]:
     """A step of `iqa_lib.training.fit` on one batch that stays on the device."""
     given, target = inputs(case, case.train, device), torch.full((case.train[0],), 0.5, device=device)
     weights = [weight for weight in model.train().parameters() if weight.requires_grad]
@@ -108,7 +132,7 @@ def training_step(case: Case, model: nn.Module, call: nn.Module, device: torch.d
     return step
 
 
-def scoring(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[], None]:
+def scoring(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[str], Tensor]:
     given = inputs(case, case.score, device)
 
     def score(precision: str) -> Tensor:
@@ -179,15 +203,19 @@ def waits(step: Callable[[], None], device: torch.device) -> int | str | None:
     return 0
 
 
-def parity(case: Case, model: nn.Module, device: torch.device) -> dict[str, float]:
-    """Largest differences of outputs, relative to the largest: GPU to CPU in true fp32, and bf16 to fp32."""
-    shape = (min(case.score[0], 2), *case.score[1:])
-    small = Case(case.build, case.images, shape)
-    on_cpu = scoring(small, model, model, torch.device("cpu"))("fp32")
-    to_device(model, device)
-    fp32, bf16 = (scoring(small, model, model, device)(name).cpu() for name in ("fp32", "bf16"))
-    differences = {"parity": fp32 - on_cpu, "drift": bf16 - fp32}
-    return {name: (x.abs().max() / on_cpu.abs().max()).item() for name, x in differences.items()}
+def outputs(case: Case, model: nn.Module, device: torch.device, precision: str) -> dict[str, Tensor]:
+    """The score of at most two records, and all maps, whose values tell more than a score of random weights."""
+    given = inputs(case, (min(case.score[0], 2), *case.score[1:]), device)
+    with torch.inference_mode(), kernels(precision, device, timed=False):
+        score, (_, maps) = model.eval()(*given), model(*given, return_maps=True)
+    return {name: x.float().cpu() for name, x in (maps | {"score": score}).items()}
+
+
+def difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest of all outputs, each relative to its own largest value, and which it is."""
+    every = [(found[name] - x).abs().max() / x.abs().max().clamp(min=1e-12) for name, x in expected.items()]
+    worst = torch.stack(every).argmax()  # a NaN is the largest
+    return every[worst].item(), [*expected][worst]
 
 
 def reading(case: Case, folder: Path, workers: int, least: float) -> float:
@@ -213,84 +241,187 @@ def reading(case: Case, folder: Path, workers: int, least: float) -> float:
     return images / (time.perf_counter() - started)
 
 
-def of_network(case: Case, device: torch.device, least: float, rate: float) -> dict:
-    """All but what is compiled."""
-    torch.manual_seed(0)
-    model = case.build()
-    found = parity(case, model, device) | {"memory": {}, "waits": None}
-    for name in ("train", "score") if case.train else ("score",):
-        step = (training_step if name == "train" else scoring)(case, model, model, device)
-        shape, count = getattr(case, name), case.images
-        found[name], found["memory"][name] = {}, {}
-        for precision in PRECISIONS:
-            seconds, memory = measured(partial(step, precision), device, least)
-            found[name][precision] = count * int(np.prod(shape[:-3])) / seconds
-            found["memory"][name][precision] = memory
-        if name == "train":
-            found["waits"] = waits(partial(step, "bf16"), device)
-        if "mfu" not in found:
-            found["mfu"] = operations(partial(step, "fp32")) / seconds / rate
+@dataclass(frozen=True)
+class Bench:
+    """Measures: each method fills a network's row, and yields what it has found, in words, as soon as it is found."""
+
+    device: torch.device
+    folder: Path
+    workers: int
+    least: float
+    rate: float
+
+    def most(self, case: Case, row: dict) -> Iterator[str]:
+        model, cpu = case.built(), torch.device("cpu")
+        expected = outputs(case, model, cpu, "fp32")
+        to_device(model, self.device)
+        fp32, bf16 = (outputs(case, model, self.device, precision) for precision in ("fp32", "bf16"))
+        row["parity"], worst = difference(fp32, expected)
+        row["drift"], _ = difference(bf16, {"score": fp32["score"]})
+        yield f"GPU to CPU {row['parity']:.0e} ({worst}, of {len(fp32)} outputs), bf16 to fp32 {row['drift']:.0e}"
+        row["reading"] = reading(case, self.folder, self.workers, self.least)
+        yield f"reading {row['reading']:.0f} images/s"
+        for kind in case.kinds:
+            for precision in ("bf16", "tf32"):
+                yield self.speed(case, row, model, model, kind, precision)
+        yield self.share(case, row, model, case.kinds[0])
+
+    def fp32(self, case: Case, row: dict) -> Iterator[str]:
+        model = to_device(case.built(), self.device)
+        for kind in case.kinds:
+            yield self.speed(case, row, model, model, kind, "fp32")
+
+    def compiled(self, case: Case, row: dict) -> Iterator[str]:
+        yield self.by_compiler(case, row, "bf16 compiled")
+
+    def graphs(self, case: Case, row: dict) -> Iterator[str]:
+        yield self.by_compiler(case, row, "bf16 graphs", mode="reduce-overhead")
+
+    def by_compiler(self, case: Case, row: dict, precision: str, **options) -> str:
+        """A training step, or scoring what does not train."""
+        model = to_device(case.built(), self.device)
+        try:
+            return self.speed(case, row, model, torch.compile(model, **options), case.kinds[0], precision)
+        finally:
+            torch.compiler.reset()
+
+    def share(self, case: Case, row: dict, model: nn.Module, kind: str) -> str:
+        step = partial(self.call(case, model, model, kind), "bf16")
+        row["waits"] = waits(step, self.device) if kind == "train" else None
+        row["mfu"] = operations(step) * row[kind]["bf16"] / images(case, kind) / self.rate
+        return f"{kind} MFU {row['mfu']:.1%}, waits: {row['waits']}"
+
+    def call(self, case: Case, model: nn.Module, call: nn.Module, kind: str) -> Callable[[str], object]:
+        return (training_step if kind == "train" else scoring)(case, model, call, self.device)
+
+    def speed(self, case: Case, row: dict, model: nn.Module, call: nn.Module, kind: str, precision: str) -> str:
+        step = partial(self.call(case, model, call, kind), precision)
+        seconds, memory = measured(step, self.device, self.least)
+        row.setdefault(kind, {})[precision] = images(case, kind) / seconds
+        row.setdefault("memory", {}).setdefault(kind, {})[precision] = memory
+        return f"{kind} {precision} {images(case, kind) / seconds:.0f} images/s, {memory:.1f} GiB"
+
+
+def images(case: Case, kind: str) -> int:
+    """Of a call."""
+    return case.images * int(np.prod(getattr(case, kind)[:-3]))
+
+
+class TimeIsOver(BaseException):
+    """No Exception, which libraries catch."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """End the block after so many seconds, wherever it is; 0: never. Asked again, lest a library hides the first."""
+
+    def end(*_) -> None:
+        raise TimeIsOver
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)
+    try:
+        yield
+    except TimeIsOver:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print("the time is over: what comes after this is not measured", flush=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measure(
+    cases: dict[str, Case],
+    stages: tuple[Callable[[Bench, Case, dict], Iterator[str]], ...],
+    *,
+    least: float,
+    side: int,
+    workers: int,
+    seconds: float = 0,
+    keep: Callable[[dict], None] = lambda found: None,
+) -> dict:
+    """Each stage of all networks, then the next; what fails has an `error`, and the others go on."""
+    begun, device, rows = time.monotonic(), best_device(), {name: {} for name in cases}
+    found = machine(device) | {"workers": workers, "networks": rows}
+    with limited(seconds), tempfile.TemporaryDirectory() as folder:
+        rate = matmul_rate(device, side, least)
+        found["matmul_tflops"] = rate / 1e12
+        bench = Bench(device, Path(folder), workers, least, rate)
+        for stage in stages:
+            for name, case in cases.items():
+                started = time.monotonic()
+                try:
+                    for told in stage(bench, case, rows[name]):
+                        print(f"{name}: {told} ({time.monotonic() - started:.1f} s)", flush=True)
+                        started, found["seconds"] = time.monotonic(), round(time.monotonic() - begun)
+                        keep(found)
+                except Exception as error:  # of one network; a compiler fails in many ways
+                    what, *_ = str(error).strip().splitlines() or [""]
+                    why = f"{stage.__name__}: {type(error).__name__}: {what[:160]}"
+                    rows[name]["error"] = f"{rows[name]['error']}; {why}" if "error" in rows[name] else why
+                    print(f"{name}: {why} ({time.monotonic() - started:.1f} s)", flush=True)
+    keep(found)
     return found
 
 
-def compiled(case: Case, device: torch.device, least: float) -> tuple[str, float]:
-    """What `torch.compile` makes of a training step, or of scoring what does not train: images a second in bf16."""
-    torch.manual_seed(0)
-    model = to_device(case.build(), device)
-    name = "train" if case.train else "score"
-    step = (training_step if case.train else scoring)(case, model, torch.compile(model), device)
-    seconds, _ = measured(partial(step, "bf16"), device, least)
-    return name, case.images * int(np.prod(getattr(case, name)[:-3])) / seconds
+def machine(device: torch.device) -> dict[str, object]:
+    """Where and when."""
+    driver = printed("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    commit = printed("git", "-C", str(repo_root()), "describe", "--always", "--dirty", "--exclude=*")
+    versions = {"driver": driver, "torch": torch.__version__, "commit": commit, "date": date.today().isoformat()}
+    return {"device": device_name(device), "cores": os.cpu_count()} | versions
+
+
+def printed(*command: str) -> str:
+    """The first line that a command prints, `"unknown"` where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.partition("\n")[0].strip() or "unknown"
 
 
 def table(found: dict) -> str:
-    """Markdown."""
-    rows = {}
-    for name, row in found["networks"].items():
-        if "error" in row:
-            rows[name] = {"waits": row["error"]}
-            continue
-        rates = {f"{kind} {p}": f"{row[kind][p]:.0f}" for kind in ("train", "score") for p in row.get(kind, {})}
-        peaks = {f"{kind} GiB": f"{row['memory'][kind]['bf16']:.1f}" for kind in row["memory"]}
-        other = {"MFU": f"{row['mfu']:.0%}", "reading": f"{row['reading']:.0f}", "waits": row["waits"]}
-        rows[name] = rates | peaks | other | {"CPU to GPU": f"{row['parity']:.0e}", "bf16": f"{row['drift']:.0e}"}
-    cells = pd.DataFrame(rows).T.fillna("-").rename_axis("images/s").to_markdown()
-    rate = f"{found['matmul_tflops']:.0f} TFLOP/s in one bf16 product"
-    return f"{found['device']}, torch {found['torch']}, {rate}, {found['workers']} workers\n\n{cells}\n"
+    """A page of Markdown; its columns are a template and where the value is in a network's row."""
+    limits = {"reading": ("{:.0f}", "reading"), "MFU": ("{:.0%}", "mfu")}
+    right = {"GPU to CPU": ("{:.0e}", "parity"), "bf16 to fp32": ("{:.0e}", "drift"), "waits": ("{}", "waits")}
+    trained, scored = ({label: ("{:.0f}", kind, p) for p, label in SPEEDS.items()} for kind in ("train", "score"))
+    peaks = {f"training, {SPEEDS[p]}": ("{:.1f}", "memory", "train", p) for p in ("tf32", "bf16")}
+    peaks |= {f"scoring, {SPEEDS[p]}": ("{:.1f}", "memory", "score", p) for p in ("tf32", "bf16")}
+    parts = [
+        "# Networks on a GPU",
+        f"`make gpu` wrote this page. {found['device']}, driver {found['driver']}, torch {found['torch']}, "
+        f"{found['cores']} CPU cores; commit {found['commit']}, {found['date']}, {found.get('seconds', 0)} s in all. "
+        f"One large bf16 product: {found.get('matmul_tflops', 0):.0f} TFLOP/s. An image is one crop of one image: a "
+        "pair has 2, a triplet 3. `-`: not measured, for want of time or because it failed.",
+        "## Right",
+        "With random weights: the largest difference, GPU to CPU in true fp32, of the score and all maps, relative to "
+        "the largest value of each; that of the score, bf16 to fp32; what a training step waits for (0: nothing).",
+        _lines(found, right | {"failed": ("{}", "error")}),
+        "## Training",
+        "Images a second that a training step takes, those that the workers "
+        f"({found['workers']}) read for it, and the share of the large product's rate that it reaches in bf16 (MFU; "
+        "of scoring, if nothing trains). Compiled, and as a CUDA graph: in bf16.",
+        _lines(found, trained | limits),
+        "## Scoring",
+        "Images a second. Compiled, and as a CUDA graph: only what does not train.",
+        _lines(found, scored),
+        "## Memory",
+        "The GPU's memory at its peak, in GiB.",
+        _lines(found, peaks),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def measure(cases: dict[str, Case], *, least: float, side: int, workers: int) -> dict:
-    """Everything, network by network; one that this GPU's memory does not hold has an `error` instead."""
-    device = best_device()
-    found = {"device": device_name(device), "torch": torch.__version__, "workers": workers, "networks": {}}
-    rate = matmul_rate(device, side, least)
-    found["matmul_tflops"] = rate / 1e12
-    with tempfile.TemporaryDirectory() as folder:
-        for name, case in cases.items():
-            try:
-                row = of_network(case, device, least, rate)
-                row["reading"] = reading(case, Path(folder), workers, least)
-            except torch.OutOfMemoryError as error:
-                row = {"error": str(error).split(". ")[0]}
-            found["networks"][name] = row
-            print(name, json.dumps(row), flush=True)
-    return found
+def _lines(found: dict, columns: dict[str, tuple[str, ...]]) -> str:
+    rows = [[name, *(_cell(row, *column) for column in columns.values())] for name, row in found["networks"].items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [["network", *columns], ["---"] * (1 + len(columns)), *rows])
 
 
-def add_compiled(found: dict, cases: dict[str, Case], *, least: float, until: float) -> None:
-    """The compiled steps, as long as one like the longest so far ends in time; what fails is told."""
-    longest = 60.0
-    for name, case in cases.items():
-        started = time.monotonic()
-        if started + longest > until:
-            print(f"{name}: not compiled, no time left")
-            continue
-        try:
-            kind, images = compiled(case, best_device(), least)
-            found["networks"][name].setdefault(kind, {})["bf16 compiled"] = images
-        except Exception as error:  # a compiler fails in many ways; what is measured stays
-            print(f"{name}: not compiled, {str(error).splitlines()[0]}")
-        longest = max(longest, time.monotonic() - started)
+def _cell(value: object, template: str, *place: str) -> str:
+    for key in place:
+        value = None if value is None else value.get(key)
+    return "-" if value is None else template.format(value).replace("|", "\\|")
 
 
 def save(found: dict) -> None:
@@ -299,23 +430,22 @@ def save(found: dict) -> None:
             temporary.write_text(text)
 
 
-def main(arguments: list[str] | None = None) -> dict:
+def main(arguments: list[str] | None = None) -> bool:
+    """Whether something failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="small networks and images; writes nothing")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read")
-    given, until = parser.parse_args(arguments), time.monotonic() + 60 * MINUTES
+    given = parser.parse_args(arguments)
     if given.tiny:
-        found = measure(TINY, least=0.01, side=64, workers=0)
+        found = measure(TINY, (Bench.most, Bench.fp32), least=0.01, side=64, workers=0)
     else:
         if best_device().type != "cuda":
             parser.error("there is no GPU here: give --tiny to try it on the CPU")
-        found = measure(PAPER, least=1.5, side=8192, workers=given.workers)
-        save(found)
-        add_compiled(found, PAPER, least=1.5, until=until)
-        save(found)
+        stages, options = (Bench.most, Bench.compiled, Bench.fp32, Bench.graphs), dict(least=1.0, side=8192)
+        found = measure(PAPER, stages, workers=given.workers, seconds=SECONDS, keep=save, **options)
     print(table(found))
-    return found
+    return any("error" in row for row in found["networks"].values())
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -20,7 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.devices import PRECISIONS, autocast, best_device, fast_kernels, to_device
-from iqa_lib.files import DamagedError, atomic, intact, load_tensors, read_json, save_tensors, sha256, write_json
+from iqa_lib.files import (
+    DamagedError,
+    atomic,
+    intact,
+    load_tensors,
+    read_json,
+    read_table,
+    save_tensors,
+    sha256,
+    write_json,
+)
 from iqa_lib.progress import progress
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -354,4 +364,4 @@ def _load_finished(model: nn.Module, record: Path) -> Fit:
     _clean(folder)
     load_weights(model, folder / "model.safetensors")
     model.eval()
-    return Fit(pd.read_csv(folder / "history.csv"), made["seconds"], loaded=True)
+    return Fit(read_table(folder / "history.csv"), made["seconds"], loaded=True)

@@ -26,9 +26,14 @@ def image_set(folder: Path, sizes: list[tuple[int, int]], pairs: bool = False) -
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_of_the_cpu():
+    """Also where there is a GPU, which the tests after these may use again."""
+    from accelerate.state import AcceleratorState  # slow to import
+
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "1")
+        AcceleratorState._reset_state(reset_partial_state=True)
         torch.set_num_threads(1)
         yield
+    AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(threads)

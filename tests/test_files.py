@@ -16,7 +16,17 @@ import torch
 from torch import nn
 
 from iqa_lib.data.base import IQADataset, Label, Pair
-from iqa_lib.files import DamagedError, cache_dir, intact, load_tensors, locked, read_json, save_tensors, write_json
+from iqa_lib.files import (
+    DamagedError,
+    cache_dir,
+    intact,
+    load_tensors,
+    locked,
+    read_json,
+    read_table,
+    save_tensors,
+    write_json,
+)
 from iqa_lib.lab import records, runs, tables
 from iqa_lib.lab.trained import load_run
 from iqa_lib.metrics import Estimate
@@ -102,6 +112,12 @@ def test_texts_are_utf8_whatever_the_locale():
                 other = binary or ast.unparse(call.func).startswith(("Image.", "os.", "member.", "tarfile."))
                 said = "encoding" in {keyword.arg for keyword in call.keywords}
                 assert said or other, f"{file}:{call.lineno}: {ast.unparse(call)} names no encoding"
+
+
+def test_a_tables_numbers_are_those_that_were_written(tmp_path):
+    numbers = [7 / 3, 10 / 3, *(random.Random(0).random() for _ in range(100))]
+    pd.DataFrame({"number": numbers}).to_csv(tmp_path / "table.csv", index=False)
+    assert read_table(tmp_path / "table.csv").number.tolist() == numbers
 
 
 # --- Folders that cannot be used

@@ -1,8 +1,9 @@
-"""The GPU benchmark on a CPU with small networks: the layout of its file, its table, what it counts."""
+"""The GPU benchmark on a CPU with small networks: the layout of its file, its page, what it counts, when it ends."""
 
 import importlib.util
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from image_sets import one_thread_of_the_cpu  # noqa: F401
 from torch import nn
 from torchvision.ops import deform_conv2d
+
+from iqa_lib.models import PRFNet
 
 FILE = Path(__file__).parents[1] / "benchmarks/gpu.py"
 SPEED = {"fp32", "tf32", "bf16"}
@@ -23,11 +26,14 @@ def gpu():
     return module
 
 
-def test_every_network_is_measured(gpu, capsys, monkeypatch, tmp_path):
+@pytest.fixture
+def measure(gpu):
+    return partial(gpu.measure, least=0.01, side=64, workers=0)
+
+
+def test_every_network_is_measured(gpu, measure, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "repo_root", lambda: tmp_path)
-    found = gpu.main(["--tiny"])
-    table = capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
+    found = measure(gpu.TINY, (gpu.Bench.most, gpu.Bench.fp32), keep=gpu.save)
     assert set(found["networks"]) == set(gpu.TINY) <= set(gpu.PAPER)
     for name, row in found["networks"].items():
         kinds = {"score", "train"} if gpu.TINY[name].train else {"score"}
@@ -38,12 +44,45 @@ def test_every_network_is_measured(gpu, capsys, monkeypatch, tmp_path):
         assert 0 < row["drift"] < 0.5
         assert row["reading"] > 0
         assert row["mfu"] > 0
-        assert f"| {name} " in table
-    for folder in ("benchmarks", "docs"):
-        (tmp_path / folder).mkdir()
-    gpu.save(found)
+    printed = capsys.readouterr().out.splitlines()
+    assert all(line.endswith(" s)") for line in printed)
+    assert sum(line.startswith("FRNR: train") for line in printed) == 4
     assert json.loads((tmp_path / "benchmarks/gpu.json").read_text()) == found
-    assert "CPU to GPU" in (tmp_path / "docs/gpu.md").read_text()
+    page = (tmp_path / "docs/gpu.md").read_text()
+    assert all(f"## {part}\n" in page for part in ("Right", "Training", "Scoring", "Memory"))
+    assert all(page.count(f"| {name} ") == 4 for name in gpu.TINY)
+    assert found["date"] in page
+
+
+def test_on_a_cpu_it_only_prints(gpu, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(gpu, "TINY", {"LPIPSPlus": gpu.TINY["LPIPSPlus"]})
+    assert not gpu.main(["--tiny"])
+    assert "| LPIPSPlus " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["IQATMFM", "FRNR", "LPIPSPlus", "PRFNet"])
+@torch.no_grad()
+def test_a_network_that_is_a_little_different_is_found(gpu, name):
+    prfnet = gpu.Case(partial(PRFNet, weights="random", width=8, hidden=8), 3, (2, 3, 32, 32))
+    case, cpu = {**gpu.TINY, "PRFNet": prfnet}[name], torch.device("cpu")
+    model = case.built()
+    expected = gpu.outputs(case, model, cpu, "fp32")
+    assert gpu.difference(gpu.outputs(case, case.built(), cpu, "fp32"), expected)[0] == 0
+    kernels = [weight for weight in model.parameters() if weight.ndim == 4]
+    for kernel in (kernels[1], kernels[len(kernels) // 4], kernels[len(kernels) // 2]):
+        right = kernel.clone()
+        kernel += 0.02 * kernel.std() * torch.randn_like(kernel)
+        assert gpu.difference(gpu.outputs(case, model, cpu, "fp32"), expected)[0] > 1e-4
+        kernel.copy_(right)
+
+
+def test_an_output_that_is_no_number_is_found(gpu):
+    expected = {"score": torch.ones(2), "map": torch.ones(2)}
+    found, which = gpu.difference({"score": torch.zeros(2), "map": torch.tensor([1, torch.nan])}, expected)
+    assert found != found
+    assert which == "map"
 
 
 def test_without_a_gpu_nothing_is_measured_at_the_papers_sizes(gpu, capsys):
@@ -52,16 +91,56 @@ def test_without_a_gpu_nothing_is_measured_at_the_papers_sizes(gpu, capsys):
     assert "there is no GPU here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("left", "kept"), [(1000, True), (10, False)])
-def test_what_is_compiled_fits_the_time_and_loses_nothing(gpu, capsys, monkeypatch, left, kept):
-    case = gpu.TINY["FRNR"]
-    monkeypatch.setattr(gpu, "compiled", lambda case, *_: ("train", 7.0) if case.train else [][0])
-    found = {"networks": {"FRNR": {"train": {"bf16": 5.0}}, "LPIPSPlus": {"score": {"bf16": 3.0}}}}
-    cases = {"FRNR": case, "LPIPSPlus": gpu.TINY["LPIPSPlus"]}
-    gpu.add_compiled(found, cases, least=0.01, until=time.monotonic() + left)
-    assert found["networks"]["FRNR"]["train"] == {"bf16": 5.0} | ({"bf16 compiled": 7.0} if kept else {})
-    assert found["networks"]["LPIPSPlus"] == {"score": {"bf16": 3.0}}
-    assert "LPIPSPlus: not compiled" in capsys.readouterr().out
+def test_what_is_compiled_is_the_training_step_or_scoring(gpu, measure, monkeypatch):
+    options = []
+    monkeypatch.setattr(torch, "compile", lambda model, **given: options.append(given) or model)
+    cases = {name: gpu.TINY[name] for name in ("FRNR", "LPIPSPlus")}
+    found = measure(cases, (gpu.Bench.compiled, gpu.Bench.graphs))["networks"]
+    assert set(found["FRNR"]["train"]) == set(found["LPIPSPlus"]["score"]) == {"bf16 compiled", "bf16 graphs"}
+    assert "score" not in found["FRNR"]
+    assert options == [{}, {}, {"mode": "reduce-overhead"}, {"mode": "reduce-overhead"}]
+
+
+def test_what_fails_is_told_and_the_others_go_on(gpu, measure, monkeypatch):
+    def first(bench, case, row):
+        row["parity"] = 1.0
+        yield "one"
+        if case is gpu.TINY["FRNR"]:
+            raise torch.OutOfMemoryError("no memory\nfor this")
+        yield "two"
+
+    def second(bench, case, row):
+        row["drift"] = 1.0
+        yield "three"
+
+    found = measure(gpu.TINY, (first, second))
+    assert found["networks"].pop("FRNR") == {
+        "parity": 1.0,
+        "error": "first: OutOfMemoryError: no memory",
+        "drift": 1.0,
+    }
+    assert [*found["networks"].values()] == [{"parity": 1.0, "drift": 1.0}] * 2
+    monkeypatch.setattr(gpu, "measure", lambda *_, **__: found | {"networks": {"FRNR": {"error": "no memory"}}})
+    assert gpu.main(["--tiny"])
+
+
+def test_it_ends_in_time_with_what_it_has(gpu, measure, capsys):
+    def stage(bench, case, row):
+        row["parity"] = 1.0
+        yield "one"
+        try:
+            time.sleep(60)
+        except Exception:  # as a library may
+            row["drift"] = 1.0
+        yield "two"
+
+    kept, started = [], time.monotonic()
+    found = measure(gpu.TINY, (stage,), seconds=2, keep=lambda found: kept.append(json.dumps(found["networks"])))
+    assert time.monotonic() - started < 10
+    assert found["networks"] == {"IQATMFM": {"parity": 1.0}, "FRNR": {}, "LPIPSPlus": {}}
+    assert kept == [json.dumps(found["networks"])] * 2
+    assert "the time is over" in capsys.readouterr().out
+    assert "| FRNR | - | - | - | - |" in gpu.table(found)
 
 
 def test_operations_are_two_for_each_multiply_add(gpu):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from iqa_lib.baselines import BASELINES
-from iqa_lib.files import atomic, repo_root
+from iqa_lib.files import atomic, read_table, repo_root
 from iqa_lib.lab import plan, records
 from iqa_lib.lab.parameters import read_parameters, validate
 from iqa_lib.metrics import AGREEMENT, Estimate, paired_difference, two_afc_accuracy
@@ -135,7 +135,7 @@ def _cells(row: dict, column: dict, table: dict, scale: str) -> Iterator[tuple[P
 
 def _read(file: Path) -> pd.DataFrame:
     names = ("reference_id", "reference", "distorted", "a", "b")
-    return pd.read_csv(file, dtype=dict.fromkeys(names, str))
+    return read_table(file, dtype=dict.fromkeys(names, str))
 
 
 def _departures(record: dict) -> Iterator[str]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iqa_lib.files import DamagedError, read_json, repo_root, sha256_once
+from iqa_lib.files import DamagedError, read_json, read_table, repo_root, sha256_once
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,9 +102,7 @@ def _read_whole(run_folder: Path) -> dict:
 
 def predictions(run_folder: Path | str, side: str = "") -> "pd.DataFrame":
     """A run's predictions; if they have a column `side`, those of one side."""
-    import pandas as pd
-
-    table = pd.read_csv(located(run_folder) / PREDICTIONS)
+    table = read_table(located(run_folder) / PREDICTIONS)
     return table[table.side == side].reset_index(drop=True) if side and "side" in table else table
 
 

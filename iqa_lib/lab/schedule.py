@@ -157,13 +157,20 @@ def is_here(network: str) -> bool:
 def gpu_hours(notebook: str, given: dict, found: Work, measured: dict) -> str:
     """Hours on the GPU that was measured, in words."""
     rates = measured.get("networks", {}).get(MODELS.get(notebook, ""), {})
-    precision = {"auto": "bf16"}.get(given.get("precision", "fp32"), given.get("precision", "fp32"))
     hours = 0.0
     for images, part in ((found.trained, "train"), (found.scored, "score")):
-        if images and not rates.get(part, {}).get(precision):
+        rate = _rate(rates.get(part, {}), given)
+        if images and not rate:
             return UNKNOWN
-        hours += images / rates[part][precision] / 3600 if images else 0
+        hours += images / rate / 3600 if images else 0
     return f"{hours:.1f}"
+
+
+def _rate(rates: dict, given: dict) -> float | None:
+    """Images a second in a run's precision, of which fp32 has TF32 products; compiled if that was measured."""
+    precision = "tf32" if given.get("precision", "fp32") == "fp32" else "bf16"
+    compiled = rates.get(f"{precision} compiled") if given.get("compile") else None
+    return compiled or rates.get(precision)
 
 
 def page(scale: str, data: Path) -> str:
