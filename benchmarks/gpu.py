@@ -4,8 +4,9 @@ python benchmarks/gpu.py            eight minutes on one GPU; writes benchmarks/
 python benchmarks/gpu.py --tiny     small networks and images, on what is there: only prints
 
 Each network, with random weights, the most useful first: its outputs and maps on the CPU and on the GPU in true fp32,
-what bf16 changes of the score, what the workers read, a training step and scoring in bf16 and TF32; then the compiled
-step; then true fp32; then the compiled step as a CUDA graph. Each measurement is printed with its seconds and saved;
+what bf16 changes of the score, what the workers read, a training step in bf16 and TF32, scoring in bf16 and fp32; then
+the compiled step; then training in true fp32; then the compiled step as a CUDA graph. Before all of these, the metrics
+that IQA-TMFM fuses, with random weights. Each measurement is printed with its seconds and saved;
 what is not measured when the time is over is left out. An image is one crop of one image: a pair has 2, a triplet 3.
 MFU is the share of the rate that one large bf16 product reaches on this card; multiply-adds count as two operations,
 the attention's and the deformable convolution's among them. Reading is what workers decode and cut from PNG files of
@@ -17,7 +18,8 @@ benchmarks/gpu.json, which `make plan` reads: `device`, `driver`, `cores`, `torc
 `train` and `score`; `mfu` of the training step, or of scoring what does not train, in bf16; `waits` of a training step
 (0, or the first operation that waited); `parity`, the largest difference GPU to CPU of the score and all maps, relative
 to the largest value of each; `drift`, that of the score, bf16 to fp32; `reading`: images a second that the data
-pipeline gives for it with `workers`; and `error`, if something failed.
+pipeline gives for it with `workers`; and `error`, if something failed. `metrics`, by name: pairs
+a second `singly` and in `batches`, and `parity`, the difference GPU to CPU relative to the score.
 """
 
 import argparse
@@ -40,13 +42,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from iqa_lib import baselines
 from iqa_lib.backbones import PACKAGED
+from iqa_lib.baselines import BASELINES, Baseline
 from iqa_lib.data.base import IQADataset, Label, Pair, Triplet
-from iqa_lib.devices import autocast, best_device, device_name, fast_kernels, to_device
+from iqa_lib.devices import autocast, best_device, device_name, exact_kernels, fast_kernels, to_device
 from iqa_lib.files import atomic, repo_root
 from iqa_lib.images import encode_png
+from iqa_lib.lab.notebook import on_device
 from iqa_lib.losses import mse, preference_bce
 from iqa_lib.models import AHIQ, FRNR, IQATMFM, CFANet, LPIPSPlus, PRFNet
+from iqa_lib.models.iqa_tmfm import METRICS
 from iqa_lib.training import peak_memory
 from iqa_lib.views import Crops
 
@@ -54,6 +60,10 @@ SECONDS = 435
 """Of the eight minutes, less what imports and the end take."""
 SPEEDS = {"fp32": "fp32", "tf32": "TF32", "bf16": "bf16", "bf16 compiled": "compiled", "bf16 graphs": "CUDA graph"}
 """What is measured, and the tables' name for it."""
+
+
+RUNS = {"train": "tf32", "score": "fp32"}
+"""What a run with `precision: fp32` computes in."""
 
 
 @dataclass(frozen=True)
@@ -97,33 +107,32 @@ TINY = {
 }
 
 
-def inputs(case: Case, shape: tuple[int, ...], device: torch.device) -> list[Tensor]:
-    """A reference and its images with noise of various strengths."""
+def noisy(shape: tuple[int, ...], images: int, device: torch.device) -> list[Tensor]:
+    """A reference, and images of it with noise of various strengths."""
     generator = torch.Generator().manual_seed(0)
     reference = torch.rand(shape, generator=generator)
     strengths = torch.linspace(0.05, 0.5, shape[0]).view(-1, *[1] * (len(shape) - 1))
-    noises = (torch.rand(shape, generator=generator) for _ in range(case.images - 1))
+    noises = (torch.rand(shape, generator=generator) for _ in range(images - 1))
     return to_device([reference, *(torch.lerp(reference, noise, strengths) for noise in noises)], device)
 
 
-def kernels(precision: str, device: torch.device, *, timed: bool = True) -> ExitStack:
-    """The context of `precision`; with `timed`, as in training, the first call of each shape tries cuDNN's kernels."""
+def kernels(precision: str, device: torch.device, *, training: bool) -> ExitStack:
+    """The context of `precision`, in training with cuDNN's timed kernels."""
     stack = ExitStack()
-    stack.enter_context(fast_kernels(tf32=precision != "fp32"))
-    torch.backends.cudnn.benchmark = timed
+    stack.enter_context(fast_kernels(tf32=precision != "fp32") if training else exact_kernels())
     stack.enter_context(autocast(device, "bf16" if precision.startswith("bf16") else "fp32"))
     return stack
 
 
 def training_step(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[str], None]:
     """A step of `iqa_lib.training.fit` on one batch that stays on the device."""
-    given, target = inputs(case, case.train, device), torch.full((case.train[0],), 0.5, device=device)
+    given, target = noisy(case.train, case.images, device), torch.full((case.train[0],), 0.5, device=device)
     weights = [weight for weight in model.train().parameters() if weight.requires_grad]
     updater = torch.optim.AdamW(weights, lr=1e-6, fused=True)
     loss = mse if case.images == 2 else preference_bce
 
     def step(precision: str) -> None:
-        with kernels(precision, device):
+        with kernels(precision, device, training=True):
             output = call(*given)
             loss(output.float(), target).backward()
             updater.step()
@@ -133,10 +142,10 @@ def training_step(case: Case, model: nn.Module, call: nn.Module, device: torch.d
 
 
 def scoring(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[str], Tensor]:
-    given = inputs(case, case.score, device)
+    given = noisy(case.score, case.images, device)
 
     def score(precision: str) -> Tensor:
-        with torch.inference_mode(), kernels(precision, device):
+        with torch.inference_mode(), kernels(precision, device, training=False):
             return call(*given).float()
 
     model.eval()
@@ -205,8 +214,8 @@ def waits(step: Callable[[], None], device: torch.device) -> int | str | None:
 
 def outputs(case: Case, model: nn.Module, device: torch.device, precision: str) -> dict[str, Tensor]:
     """The score of at most two records, and all maps, whose values tell more than a score of random weights."""
-    given = inputs(case, (min(case.score[0], 2), *case.score[1:]), device)
-    with torch.inference_mode(), kernels(precision, device, timed=False):
+    given = noisy((min(case.score[0], 2), *case.score[1:]), case.images, device)
+    with torch.inference_mode(), kernels(precision, device, training=False):
         score, (_, maps) = model.eval()(*given), model(*given, return_maps=True)
     return {name: x.float().cpu() for name, x in (maps | {"score": score}).items()}
 
@@ -250,6 +259,7 @@ class Bench:
     workers: int
     least: float
     rate: float
+    pixels: int
 
     def most(self, case: Case, row: dict) -> Iterator[str]:
         model, cpu = case.built(), torch.device("cpu")
@@ -262,14 +272,14 @@ class Bench:
         row["reading"] = reading(case, self.folder, self.workers, self.least)
         yield f"reading {row['reading']:.0f} images/s"
         for kind in case.kinds:
-            for precision in ("bf16", "tf32"):
+            for precision in ("bf16", RUNS[kind]):
                 yield self.speed(case, row, model, model, kind, precision)
         yield self.share(case, row, model, case.kinds[0])
 
     def fp32(self, case: Case, row: dict) -> Iterator[str]:
-        model = to_device(case.built(), self.device)
-        for kind in case.kinds:
-            yield self.speed(case, row, model, model, kind, "fp32")
+        if case.train:
+            model = to_device(case.built(), self.device)
+            yield self.speed(case, row, model, model, "train", "fp32")
 
     def compiled(self, case: Case, row: dict) -> Iterator[str]:
         yield self.by_compiler(case, row, "bf16 compiled")
@@ -284,6 +294,24 @@ class Bench:
             return self.speed(case, row, model, torch.compile(model, **options), case.kinds[0], precision)
         finally:
             torch.compiler.reset()
+
+    def metric(self, name: str, row: dict) -> Iterator[str]:
+        weights, cpu = "random" if BASELINES[name].needs_weights else None, torch.device("cpu")
+
+        def loaded(device: torch.device) -> Baseline:
+            torch.manual_seed(0)
+            return baselines.load(name, weights=weights, device=device)
+
+        metric = on_device(loaded(self.device), self.device)
+        reference, distorted = noisy((1, 3, 192, 192), 2, cpu)
+        expected = loaded(cpu).score(reference, distorted)
+        row["parity"] = ((metric.score(reference, distorted) - expected) / expected).abs().item()
+        count = max(1, min(16, metric.max_pixels // self.pixels**2))
+        reference, distorted = noisy((count, 3, self.pixels, self.pixels), 2, cpu)
+        score = metric.scorer(reference[:1])
+        for key, size in (("batches", count), ("singly", 1)):
+            row[key] = size / measured(partial(score, distorted[:size]), self.device, self.least)[0]
+        yield f"{row['batches']:.1f} pairs/s in batches of {count}, {row['singly']:.1f} one by one"
 
     def share(self, case: Case, row: dict, model: nn.Module, kind: str) -> str:
         step = partial(self.call(case, model, model, kind), "bf16")
@@ -333,33 +361,37 @@ def limited(seconds: float) -> Iterator[None]:
 def measure(
     cases: dict[str, Case],
     stages: tuple[Callable[[Bench, Case, dict], Iterator[str]], ...],
+    metrics: tuple[str, ...],
     *,
     least: float,
     side: int,
+    pixels: int,
     workers: int,
     seconds: float = 0,
     keep: Callable[[dict], None] = lambda found: None,
 ) -> dict:
-    """Each stage of all networks, then the next; what fails has an `error`, and the others go on."""
-    begun, device, rows = time.monotonic(), best_device(), {name: {} for name in cases}
-    found = machine(device) | {"workers": workers, "networks": rows}
+    """The metrics, then each stage of all networks, then the next; what fails has an `error`, and the others go on."""
+    begun, device = time.monotonic(), best_device()
+    rows, fused = {name: {} for name in cases}, {name: {} for name in metrics}
+    found = machine(device) | {"workers": workers, "pixels": pixels, "networks": rows, "metrics": fused}
+    jobs = [(Bench.metric, name, name, fused[name]) for name in metrics]
+    jobs += [(stage, name, case, rows[name]) for stage in stages for name, case in cases.items()]
     with limited(seconds), tempfile.TemporaryDirectory() as folder:
         rate = matmul_rate(device, side, least)
         found["matmul_tflops"] = rate / 1e12
-        bench = Bench(device, Path(folder), workers, least, rate)
-        for stage in stages:
-            for name, case in cases.items():
-                started = time.monotonic()
-                try:
-                    for told in stage(bench, case, rows[name]):
-                        print(f"{name}: {told} ({time.monotonic() - started:.1f} s)", flush=True)
-                        started, found["seconds"] = time.monotonic(), round(time.monotonic() - begun)
-                        keep(found)
-                except Exception as error:  # of one network; a compiler fails in many ways
-                    what, *_ = str(error).strip().splitlines() or [""]
-                    why = f"{stage.__name__}: {type(error).__name__}: {what[:160]}"
-                    rows[name]["error"] = f"{rows[name]['error']}; {why}" if "error" in rows[name] else why
-                    print(f"{name}: {why} ({time.monotonic() - started:.1f} s)", flush=True)
+        bench = Bench(device, Path(folder), workers, least, rate, pixels)
+        for job, name, what, row in jobs:
+            started = time.monotonic()
+            try:
+                for told in job(bench, what, row):
+                    print(f"{name}: {told} ({time.monotonic() - started:.1f} s)", flush=True)
+                    started, found["seconds"] = time.monotonic(), round(time.monotonic() - begun)
+                    keep(found)
+            except Exception as error:  # of one of them; a compiler fails in many ways
+                first, *_ = str(error).strip().splitlines() or [""]
+                why = f"{job.__name__}: {type(error).__name__}: {first[:160]}"
+                row["error"] = f"{row['error']}; {why}" if "error" in row else why
+                print(f"{name}: {why} ({time.monotonic() - started:.1f} s)", flush=True)
     keep(found)
     return found
 
@@ -385,9 +417,16 @@ def table(found: dict) -> str:
     """A page of Markdown; its columns are a template and where the value is in a network's row."""
     limits = {"reading": ("{:.0f}", "reading"), "MFU": ("{:.0%}", "mfu")}
     right = {"GPU to CPU": ("{:.0e}", "parity"), "bf16 to fp32": ("{:.0e}", "drift"), "waits": ("{}", "waits")}
+    right |= {"failed": ("{}", "error")}
     trained, scored = ({label: ("{:.0f}", kind, p) for p, label in SPEEDS.items()} for kind in ("train", "score"))
-    peaks = {f"training, {SPEEDS[p]}": ("{:.1f}", "memory", "train", p) for p in ("tf32", "bf16")}
-    peaks |= {f"scoring, {SPEEDS[p]}": ("{:.1f}", "memory", "score", p) for p in ("tf32", "bf16")}
+    del scored["TF32"]
+    peaks = {
+        f"{name}, {SPEEDS[p]}": ("{:.1f}", "memory", kind, p)
+        for name, kind in (("training", "train"), ("scoring", "score"))
+        for p in (RUNS[kind], "bf16")
+    }
+    metrics = {"in batches": ("{:.1f}", "batches"), "one by one": ("{:.1f}", "singly")}
+    metrics |= {"GPU to CPU": right["GPU to CPU"], "failed": right["failed"]}
     parts = [
         "# Networks on a GPU",
         f"`make gpu` wrote this page. {found['device']}, driver {found['driver']}, torch {found['torch']}, "
@@ -397,25 +436,30 @@ def table(found: dict) -> str:
         "## Right",
         "With random weights: the largest difference, GPU to CPU in true fp32, of the score and all maps, relative to "
         "the largest value of each; that of the score, bf16 to fp32; what a training step waits for (0: nothing).",
-        _lines(found, right | {"failed": ("{}", "error")}),
+        _lines(found["networks"], right),
         "## Training",
         "Images a second that a training step takes, those that the workers "
         f"({found['workers']}) read for it, and the share of the large product's rate that it reaches in bf16 (MFU; "
         "of scoring, if nothing trains). Compiled, and as a CUDA graph: in bf16.",
-        _lines(found, trained | limits),
+        _lines(found["networks"], trained | limits),
         "## Scoring",
-        "Images a second. Compiled, and as a CUDA graph: only what does not train.",
-        _lines(found, scored),
+        "Images a second, in true fp32 and in bf16. Compiled, and as a CUDA graph: in bf16, only what does not train.",
+        _lines(found["networks"], scored),
         "## Memory",
         "The GPU's memory at its peak, in GiB.",
-        _lines(found, peaks),
+        _lines(found["networks"], peaks),
+        "## Metrics",
+        f"What IQA-TMFM fuses, with random weights, in true fp32: pairs of {found['pixels']} x {found['pixels']} a "
+        "second, without reading them. In batches: as many distorted images of a reference as `max_pixels` allows, 16 "
+        "at most. The difference GPU to CPU is relative to the score.",
+        _lines(found["metrics"], metrics, "metric"),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _lines(found: dict, columns: dict[str, tuple[str, ...]]) -> str:
-    rows = [[name, *(_cell(row, *column) for column in columns.values())] for name, row in found["networks"].items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [["network", *columns], ["---"] * (1 + len(columns)), *rows])
+def _lines(found: dict[str, dict], columns: dict[str, tuple[str, ...]], first: str = "network") -> str:
+    rows = [[name, *(_cell(row, *column) for column in columns.values())] for name, row in found.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [[first, *columns], ["---"] * (1 + len(columns)), *rows])
 
 
 def _cell(value: object, template: str, *place: str) -> str:
@@ -437,14 +481,14 @@ def main(arguments: list[str] | None = None) -> bool:
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read")
     given = parser.parse_args(arguments)
     if given.tiny:
-        found = measure(TINY, (Bench.most, Bench.fp32), least=0.01, side=64, workers=0)
+        found = measure(TINY, (Bench.most, Bench.fp32), METRICS[4:6], least=0.01, side=64, pixels=192, workers=0)
     else:
         if best_device().type != "cuda":
             parser.error("there is no GPU here: give --tiny to try it on the CPU")
-        stages, options = (Bench.most, Bench.compiled, Bench.fp32, Bench.graphs), dict(least=1.0, side=8192)
-        found = measure(PAPER, stages, workers=given.workers, seconds=SECONDS, keep=save, **options)
+        stages, options = (Bench.most, Bench.compiled, Bench.fp32, Bench.graphs), dict(least=1.0, side=8192, pixels=768)
+        found = measure(PAPER, stages, METRICS, workers=given.workers, seconds=SECONDS, keep=save, **options)
     print(table(found))
-    return any("error" in row for row in found["networks"].values())
+    return any("error" in row for kind in ("networks", "metrics") for row in found[kind].values())
 
 
 if __name__ == "__main__":

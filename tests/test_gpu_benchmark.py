@@ -15,7 +15,7 @@ from torchvision.ops import deform_conv2d
 from iqa_lib.models import PRFNet
 
 FILE = Path(__file__).parents[1] / "benchmarks/gpu.py"
-SPEED = {"fp32", "tf32", "bf16"}
+SPEED = {"train": {"fp32", "tf32", "bf16"}, "score": {"fp32", "bf16"}}
 
 
 @pytest.fixture(scope="module")
@@ -28,28 +28,32 @@ def gpu():
 
 @pytest.fixture
 def measure(gpu):
-    return partial(gpu.measure, least=0.01, side=64, workers=0)
+    return partial(gpu.measure, metrics=(), least=0.01, side=64, pixels=192, workers=0)
 
 
 def test_every_network_is_measured(gpu, measure, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "repo_root", lambda: tmp_path)
-    found = measure(gpu.TINY, (gpu.Bench.most, gpu.Bench.fp32), keep=gpu.save)
+    found = measure(gpu.TINY, (gpu.Bench.most, gpu.Bench.fp32), metrics=("gmsd", "lpips-squeeze"), keep=gpu.save)
     assert set(found["networks"]) == set(gpu.TINY) <= set(gpu.PAPER)
     for name, row in found["networks"].items():
         kinds = {"score", "train"} if gpu.TINY[name].train else {"score"}
         assert kinds == {"score", "train"} & set(row)
-        assert all(set(row[kind]) == set(row["memory"][kind]) == SPEED for kind in kinds)
+        assert all(set(row[kind]) == set(row["memory"][kind]) == SPEED[kind] for kind in kinds)
         assert all(images > 0 for kind in kinds for images in row[kind].values())
         assert row["parity"] == 0
         assert 0 < row["drift"] < 0.5
         assert row["reading"] > 0
         assert row["mfu"] > 0
+    for name, row in found["metrics"].items():
+        assert row["parity"] == 0
+        assert min(row["batches"], row["singly"]) > 0
+        assert f"| {name} | {row['batches']:.1f} | {row['singly']:.1f} | 0e+00 | - |" in gpu.table(found)
     printed = capsys.readouterr().out.splitlines()
     assert all(line.endswith(" s)") for line in printed)
     assert sum(line.startswith("FRNR: train") for line in printed) == 4
     assert json.loads((tmp_path / "benchmarks/gpu.json").read_text()) == found
     page = (tmp_path / "docs/gpu.md").read_text()
-    assert all(f"## {part}\n" in page for part in ("Right", "Training", "Scoring", "Memory"))
+    assert all(f"## {part}\n" in page for part in ("Right", "Training", "Scoring", "Memory", "Metrics"))
     assert all(page.count(f"| {name} ") == 4 for name in gpu.TINY)
     assert found["date"] in page
 
@@ -121,6 +125,8 @@ def test_what_fails_is_told_and_the_others_go_on(gpu, measure, monkeypatch):
     }
     assert [*found["networks"].values()] == [{"parity": 1.0, "drift": 1.0}] * 2
     monkeypatch.setattr(gpu, "measure", lambda *_, **__: found | {"networks": {"FRNR": {"error": "no memory"}}})
+    assert gpu.main(["--tiny"])
+    monkeypatch.setattr(gpu, "measure", lambda *_, **__: found | {"metrics": {"gmsd": {"error": "no memory"}}})
     assert gpu.main(["--tiny"])
 
 

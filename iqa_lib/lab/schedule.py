@@ -159,16 +159,16 @@ def gpu_hours(notebook: str, given: dict, found: Work, measured: dict) -> str:
     rates = measured.get("networks", {}).get(MODELS.get(notebook, ""), {})
     hours = 0.0
     for images, part in ((found.trained, "train"), (found.scored, "score")):
-        rate = _rate(rates.get(part, {}), given)
+        rate = _rate(rates.get(part, {}), part, given)
         if images and not rate:
             return UNKNOWN
         hours += images / rate / 3600 if images else 0
     return f"{hours:.1f}"
 
 
-def _rate(rates: dict, given: dict) -> float | None:
-    """Images a second in a run's precision, of which fp32 has TF32 products; compiled if that was measured."""
-    precision = "tf32" if given.get("precision", "fp32") == "fp32" else "bf16"
+def _rate(rates: dict, part: str, given: dict) -> float | None:
+    """Images a second in a run's precision: of fp32, training has TF32 products; compiled if that was measured."""
+    precision = {"train": "tf32", "score": "fp32"}[part] if given.get("precision", "fp32") == "fp32" else "bf16"
     compiled = rates.get(f"{precision} compiled") if given.get("compile") else None
     return compiled or rates.get(precision)
 
