@@ -4,7 +4,7 @@ import errno
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from itertools import combinations, cycle, islice, pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from iqa_lib.data.folder import Counts
 
 SIDE = 8
 LIVE_FOLDERS = {"jp2k": 8, "jpeg": 6, "wn": 6, "gblur": 6, "fastfading": 6}
+WHOLE_LIVE = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
 BAPPS = dict.fromkeys(("train/traditional", "train/cnn", "train/mix"), 3) | dict.fromkeys(
     ("val/traditional", "val/cnn", "val/superres", "val/deblur", "val/color", "val/frameinterp"), 1
 )
@@ -44,8 +45,13 @@ def encoded(size: tuple[int, int] = (SIDE, SIDE), kind: str = "PNG", mode: str =
 PNG, BMP = encoded(), encoded(kind="BMP")
 
 
+def smallest(path: Path) -> bytes:
+    """The content of an image of that name."""
+    return PNG if path.suffix.lower() == ".png" else BMP
+
+
 def image(path: Path) -> None:
-    write(path, PNG if path.suffix.lower() == ".png" else BMP)
+    write(path, smallest(path))
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -61,7 +67,8 @@ class Links:
     def __init__(self):
         self.copies: dict[bytes, Path] = {}
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: str | bytes) -> None:
+        content = content.encode() if isinstance(content, str) else content
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(self.copies[content], path)
@@ -238,6 +245,85 @@ def _share(total: int, index: int, wanted: Counts) -> int:
     return total // wanted.references + (index < total % wanted.references)
 
 
+def five_levels(references: Path, folder: Path, count: int, kinds: int, name: str, ending: str) -> list[str]:
+    """Write references I01, I02, ... and their distorted images of five levels; gives the names of these."""
+    names = []
+    for reference in (f"I{number:02}" for number in range(1, count + 1)):
+        image(references / f"{reference}{ending}")
+        names += [name.format(reference, kind, level) for kind in range(1, kinds + 1) for level in range(1, 6)]
+    for each in names:
+        image(folder / each)
+    return names
+
+
+def whole_kadid10k(root: Path) -> None:
+    names = five_levels(root / "images", root / "images", 81, 25, "{}_{:02}_{:02}.png", ".png")
+    lines = [f"{name},{name[:3]}.png,{1 + i % 40 / 10:.1f},0.4" for i, name in enumerate(names)]
+    write(root / "dmos.csv", "\n".join(["dist_img,ref_img,dmos,var", *lines]))
+
+
+def whole_pipal(root: Path) -> None:
+    for reference in (f"A{number:04}" for number in range(200)):
+        image(root / f"Train_Ref/{reference}.bmp")
+        names = [f"{reference}_{kind:02}_{level:02}.bmp" for kind in range(4) for level in range(29)]
+        for number, name in enumerate(names):
+            image(root / f"Distortion_{number % 4 + 1}" / name)
+        labels = "".join(f"{name},{1000 + 5 * number}\n" for number, name in enumerate(names))
+        write(root / f"Train_Label/{reference}.txt", labels)
+
+
+def whole_tid2013(root: Path) -> None:
+    names = five_levels(root / "reference_images", root / "distorted_images", 25, 24, "{}_{:02}_{}.bmp", ".BMP")
+    lines = [f"{i % 70 / 10:.1f} {name}" for i, name in enumerate(names)]
+    write(root / "mos_with_names.txt", "\n".join(lines))
+
+
+def whole_csiq(root: Path) -> None:
+    """30 references; 29 distorted images each, but of four one fewer."""
+    book = Workbook()
+    sheet = book.create_sheet("all_by_image")
+    for _ in range(3):
+        sheet.append(["CSIQ"])
+    sheet.append([None, None, None, "image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"])
+    kinds = {"noise": "awgn/{}.AWGN.{}.png", "jpeg": "jpeg/{}.JPEG.{}.png", "jpeg 2000": "jpeg2000/{}.jpeg2000.{}.png"}
+    kinds |= {"fnoise": "fnoise/{}.fnoise.{}.png", "blur": "blur/{}.BLUR.{}.png"}
+    kinds |= {"contrast": "contrast/{}.contrast.{}.png"}
+    for number in range(30):
+        image(root / f"src_imgs/r{number}.png")
+        places = [(kind, level) for kind in kinds for level in range(1, 6)][: 28 if number < 4 else 29]
+        for kind, level in places:
+            image(root / "dst_imgs" / kinds[kind].format(f"r{number}", level))
+            sheet.append([None, None, None, f"r{number}", 1, kind, level, 0.1, number / 30 * level / 5])
+    book.save(root / "csiq.DMOS.xlsx")
+
+
+def whole_live(root: Path) -> None:
+    """982 images, 203 of them copies of references."""
+    total = sum(WHOLE_LIVE.values())
+    copies = (np.arange(total) < 203).astype(float)
+    for kind, count in WHOLE_LIVE.items():
+        for number in range(1, count + 1):
+            image(root / kind / f"img{number}.bmp")
+    for number in range(29):
+        image(root / f"refimgs/ref{number}.bmp")
+    names = np.array([[f"ref{number % 29}.bmp" for number in range(total)]], dtype=object)
+    dmos = np.arange(total) * 100 / total
+    savemat(root / "refnames_all.mat", {"refnames_all": names})
+    savemat(root / "dmos.mat", {"dmos": dmos[None], "orgs": copies[None]})
+    savemat(root / "dmos_realigned.mat", {"dmos_new": dmos[None] + 0.5, "orgs": copies[None]})
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     tree.__name__: tree for tree in (clic, bapps, pieapp, pipal, kadid10k, tid2013, live, csiq, csiq_list)
+}
+
+WHOLE: dict[str, Callable[[Path], None]] = {
+    "clic": partial(clic, counts=WHOLE_CLIC),
+    "bapps": partial(bapps, counts=WHOLE_BAPPS),
+    "pieapp": partial(pieapp, parts=WHOLE_PIEAPP),
+    "pipal": whole_pipal,
+    "kadid10k": whole_kadid10k,
+    "tid2013": whole_tid2013,
+    "live": whole_live,
+    "csiq": whole_csiq,
 }
