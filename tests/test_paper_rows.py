@@ -1,24 +1,28 @@
-"""Every row at paper scale, dry: its parameters, its data sets, what it asks for, and that it stops without weights.
+"""Every row at paper scale, dry: its parameters, its data sets, what it asks for, that it stops without weights, and on
+a GPU its first two steps.
 
-Trees of scored pairs have the true counts, as links to two images; CLIC, BAPPS and PieAPP are small.
+Trees of scored pairs have the true counts, as links to two images; CLIC, BAPPS and PieAPP are small. With
+`--true-counts FOLDER` all eight are whole.
 """
 
+import math
 import os
-from functools import cache
+import shutil
+import time
+from functools import partial
+from pathlib import Path
 from urllib.error import URLError
 
 import dataset_trees
 import nbformat
-import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from openpyxl import Workbook
-from scipy.io import savemat
 
-from iqa_lib import baselines, evaluation, weights
-from iqa_lib.data import folder, live
-from iqa_lib.files import repo_root
+from iqa_lib import baselines, evaluation, training, weights
+from iqa_lib.data import folder, protocols
+from iqa_lib.devices import best_device
+from iqa_lib.files import locked, repo_root, sha256
 from iqa_lib.lab import plan, runs
 from iqa_lib.lab.parameters import declared, read_parameters, validate
 from iqa_lib.models import iqa_tmfm
@@ -28,6 +32,9 @@ ROWS = sorted({run for table in plan.specifications().values() for run in plan.w
 OWN = {f"0{i}_{name}/official_code" for i, name in ((2, "iqa_tmfm"), (4, "ahiq"))}
 WITHOUT_DOWNLOADS = {f"05_fr_nr/extra_{row}" for row in ("frnp", "nr", "lite0")}
 """Rows that learn from random weights, or on those of an installed package."""
+TRAINED = [run for run in (*ROWS, *sorted(OWN)) if not run.startswith(("01", "06_lpips_plus"))]
+CAN_TRAIN = torch.cuda.is_available() or "TRAIN_ON_CPU" in os.environ  # minutes a row: to look for errors
+FEW = 8  # records that are chosen by, fused and tested where rows take two steps
 TRUE = {"kadid10k": 10_125, "pipal": 23_200, "tid2013": 3_000, "live": 779, "csiq": 866}
 
 
@@ -38,11 +45,18 @@ def test_the_rows_are_all_that_have_a_file_of_their_own():
     assert files - profiles - set(ROWS) - OWN <= only_demo
 
 
+def each(runs):
+    """Parametrise a test by runs; those of a notebook read the same data sets, with `--dist loadgroup` once."""
+    return pytest.mark.parametrize(
+        "run", [pytest.param(run, marks=pytest.mark.xdist_group(run.split("/")[0])) for run in runs]
+    )
+
+
 def parameters(run, root):
     """A row's parameters as Snakemake gives them: those of the profile, of the row and of the row at this scale."""
     notebook, row = run.split("/")
     files = plan.parameter_files(run, "paper")
-    fewer = {"batch_size": 2} if "preference" in row else {}  # than the tree's triplets
+    fewer = {"batch_size": 2} if "preference" in row and not whole(root) else {}  # than the tree's triplets
     return validate(notebook, read_parameters(*files) | {"data_root": str(root)} | fewer)
 
 
@@ -53,122 +67,78 @@ def cells(notebook):
     return [cell.source for cell in code if "parameters" not in cell.metadata.get("tags", [])]
 
 
+def running(run, namespace):
+    """Run a row's cells, but for those that only draw, in a namespace of parameters; gives each after it was run."""
+    for source in cells(run.split("/")[0]):
+        exec(compile(source, f"{run}:\n{source}", "exec"), namespace)
+        yield source
+
+
 def run_until(run, root, last=""):
     """Run a row's cells, but for those that only draw, up to the one that holds the text `last`; gives their names."""
-    notebook, _ = run.split("/")
     namespace = parameters(run, root)
-    for source in cells(notebook):
-        exec(compile(source, f"{run}:\n{source}", "exec"), namespace)
+    for source in running(run, namespace):
         if last and last in source:
-            return namespace
+            break
     return namespace
 
 
+class ReadOnce:
+    """`folder.read_part` that keeps what it gives, for tests read each data set many times.
+
+    `spared` counts the seconds that reading again would have taken.
+    """
+
+    def __init__(self):
+        self.read, self.kept, self.spared = folder.read_part, {}, 0.0
+
+    def __call__(self, module, root, part, **options):
+        key, started = (module, root, part, *sorted(options.items())), time.monotonic()
+        if key in self.kept:
+            self.spared += self.kept[key][1]
+        else:
+            self.kept[key] = self.read(module, root, part, **options), time.monotonic() - started
+        return self.kept[key][0]
+
+
+def whole(root):
+    """Whether the trees there have the true counts throughout."""
+    return (root / "complete").exists()
+
+
+def make_trees(root, builders, content):
+    """Data sets as hard links to few files; `content(name, path)` is that of an image."""
+    links = dataset_trees.Links()
+    for name, make in builders.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dataset_trees, "image", lambda path, name=name: links.write(path, content(name, path)))
+            patch.setattr(dataset_trees, "write", links.write)
+            make(root / name)
+
+
 @pytest.fixture(scope="module")
-def trees(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
+def trees(tmp_path_factory, request):
+    if given := request.config.getoption("--true-counts"):
+        root = Path(given).resolve() / sha256(dataset_trees.__file__)[:8]
+        with locked(root.with_suffix(".lock")):
+            if not whole(root):
+                shutil.rmtree(root, ignore_errors=True)
+                make_trees(root, dataset_trees.WHOLE, dataset_trees.one_of_four)
+                (root / "complete").touch()
+    else:
+        root, small = tmp_path_factory.mktemp("data"), ("clic", "bapps", "pieapp")
+        builders = dataset_trees.WHOLE | {name: dataset_trees.TREES[name] for name in small}
+        make_trees(root, builders, lambda _, path: dataset_trees.smallest(path))
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("clic", "bapps", "pieapp"):
-            getattr(dataset_trees, name)(root / name)
-        of_one_file = {}
-
-        def link(path):
-            """Another name of one image file."""
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kind = path.suffix.lower()
-            if kind not in of_one_file:
-                of_one_file[kind] = root / f"one{kind}"
-                of_one_file[kind].write_bytes(dataset_trees.PNG if kind == ".png" else dataset_trees.BMP)
-            os.link(of_one_file[kind], path)
-
-        patch.setattr(dataset_trees, "image", link)
-        for make in (kadid10k, pipal, tid2013, csiq):
-            make(root / make.__name__, link)
-        whole_live(root / "live", link)
-        read = folder.read_part
-
-        @cache
-        def read_once(module, root, part, **options):
-            """What `read_part` gives; the tests read each data set many times."""
-            return read(module, root, part, **options)
-
-        patch.setattr(folder, "read_part", read_once)
+        patch.setattr(folder, "read_part", ReadOnce())
         yield root
-
-
-def distorted(link, references, folder, count, kinds, name, ending):
-    """Link references I01, I02, ... and their distorted images of five levels; gives the names of these."""
-    names = []
-    for reference in (f"I{number:02}" for number in range(1, count + 1)):
-        link(references / f"{reference}{ending}")
-        names += [name.format(reference, kind, level) for kind in range(1, kinds + 1) for level in range(1, 6)]
-    for each in names:
-        link(folder / each)
-    return names
-
-
-def kadid10k(root, link):
-    names = distorted(link, root / "images", root / "images", 81, 25, "{}_{:02}_{:02}.png", ".png")
-    lines = [f"{name},{name[:3]}.png,{1 + i % 40 / 10:.1f},0.4" for i, name in enumerate(names)]
-    dataset_trees.write(root / "dmos.csv", "\n".join(["dist_img,ref_img,dmos,var", *lines]))
-
-
-def pipal(root, link):
-    for reference in (f"A{number:04}" for number in range(200)):
-        link(root / f"Train_Ref/{reference}.bmp")
-        names = [f"{reference}_{kind:02}_{level:02}.bmp" for kind in range(4) for level in range(29)]
-        for number, name in enumerate(names):
-            link(root / f"Distortion_{number % 4 + 1}" / name)
-        labels = "".join(f"{name},{1000 + 5 * number}\n" for number, name in enumerate(names))
-        dataset_trees.write(root / f"Train_Label/{reference}.txt", labels)
-
-
-def tid2013(root, link):
-    names = distorted(link, root / "reference_images", root / "distorted_images", 25, 24, "{}_{:02}_{}.bmp", ".BMP")
-    lines = [f"{i % 70 / 10:.1f} {name}" for i, name in enumerate(names)]
-    dataset_trees.write(root / "mos_with_names.txt", "\n".join(lines))
-
-
-def csiq(root, link):
-    """30 references; 29 distorted images each, but of four one fewer."""
-    book = Workbook()
-    sheet = book.create_sheet("all_by_image")
-    for _ in range(3):
-        sheet.append(["CSIQ"])
-    sheet.append([None, None, None, "image", "dst_idx", "dst_type", "dst_lev", "dmos_std", "dmos"])
-    kinds = {"noise": "awgn/{}.AWGN.{}.png", "jpeg": "jpeg/{}.JPEG.{}.png", "jpeg 2000": "jpeg2000/{}.jpeg2000.{}.png"}
-    kinds |= {"fnoise": "fnoise/{}.fnoise.{}.png", "blur": "blur/{}.BLUR.{}.png"}
-    kinds |= {"contrast": "contrast/{}.contrast.{}.png"}
-    for number in range(30):
-        link(root / f"src_imgs/r{number}.png")
-        places = [(kind, level) for kind in kinds for level in range(1, 6)][: 28 if number < 4 else 29]
-        for kind, level in places:
-            link(root / "dst_imgs" / kinds[kind].format(f"r{number}", level))
-            sheet.append([None, None, None, f"r{number}", 1, kind, level, 0.1, number / 30 * level / 5])
-    book.save(root / "csiq.DMOS.xlsx")
-
-
-def whole_live(root, link):
-    """982 images, 203 of them copies of references."""
-    total = sum(live.FOLDERS.values())
-    copies = (np.arange(total) < 203).astype(float)
-    for kind, count in live.FOLDERS.items():
-        for number in range(1, count + 1):
-            link(root / kind / f"img{number}.bmp")
-    for number in range(29):
-        link(root / f"refimgs/ref{number}.bmp")
-    names = np.array([[f"ref{number % 29}.bmp" for number in range(total)]], dtype=object)
-    dmos = np.arange(total) * 100 / total
-    savemat(root / "refnames_all.mat", {"refnames_all": names})
-    savemat(root / "dmos.mat", {"dmos": dmos[None], "orgs": copies[None]})
-    savemat(root / "dmos_realigned.mat", {"dmos_new": dmos[None] + 0.5, "orgs": copies[None]})
 
 
 def references(dataset):
     return len(set(dataset.reference_ids))
 
 
-SIDES = {  # records of every side; the small trees' are those of the trees
+SIDES = {  # records of every side; those of CLIC, BAPPS and PieAPP in the small trees
     "02_iqa_tmfm": {"train": 22, "selection": 6, "test": 6},
     "03_prfnet": {"coarse": 28, "fine": 23, "test": 6},
     "04_ahiq": {"train": 13_920, "selection": 4_640, "test": 4_640},
@@ -196,9 +166,27 @@ SIDES = {  # records of every side; the small trees' are those of the trees
     "01_baselines/live_original": {"test": 779},
     "01_baselines/clic": {"test": 6},
 }
+WHOLE_SIDES = SIDES | {
+    "02_iqa_tmfm": {"train": 97_686, "selection": 24_421, "test": 5_220},
+    "03_prfnet": {"coarse": 122_107, "fine": 187_744 + 82_080, "test": 5_220},
+    "06_topiq/preference_bapps": {"train": 151_400, "test": 36_344},
+    "06_topiq/preference_pieapp": {"train": 67_620, "test": 4_800},
+    "01_baselines/clic": {"test": 5_220},
+}
 
 
-@pytest.mark.parametrize("run", [*ROWS, *sorted(OWN)])
+def check_sides(run, namespace, root):
+    """That what a row opened has the papers' sides; gives these with their counts."""
+    sides = {side: found for side, found in namespace.get("sides", {}).items() if side != "fusion"}
+    sides = sides or {"test": namespace["test"]}
+    by_reference = run in ("04_ahiq/table2_live", "04_ahiq/table2_csiq")
+    counted = {side: references(dataset) if by_reference else len(dataset) for side, dataset in sides.items()}
+    expected = WHOLE_SIDES if whole(root) else SIDES
+    assert counted == (expected.get(run) or expected[run.split("/")[0]])
+    return counted
+
+
+@each([*ROWS, *sorted(OWN)])
 def test_every_row_at_paper_scale_opens_its_data_with_the_papers_sides(run, trees, tmp_path):
     notebook, row = run.split("/")
     given = parameters(run, trees)
@@ -207,12 +195,7 @@ def test_every_row_at_paper_scale_opens_its_data_with_the_papers_sides(run, tree
     imports, opening = cells(notebook)[0], [c for c in cells(notebook) if "sides_of(" in c or "data.load(" in c]
     exec(imports, namespace)
     exec(opening[0], namespace)
-    sides = namespace.get("sides") or {"test": namespace["test"]}
-    counted = {side: len(dataset) for side, dataset in sides.items()}
-    expected = SIDES.get(run) or SIDES[notebook]
-    if row in ("table2_live", "table2_csiq"):
-        counted = {side: references(dataset) for side, dataset in sides.items()}
-    assert counted == expected
+    check_sides(run, namespace, trees)
     assert given.get("max_records", 0) == given.get("fuse_records", 0) == 0
     assert "max_steps" not in given or given["max_steps"] == (20_000 if notebook == "06_topiq" else 0)
 
@@ -229,7 +212,7 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "urlopen", urlopen)
 
 
-@pytest.mark.parametrize("run", sorted({*ROWS, *OWN} - WITHOUT_DOWNLOADS))
+@each(sorted({*ROWS, *OWN} - WITHOUT_DOWNLOADS))
 def test_without_weights_every_row_at_paper_scale_stops_with_the_options_before_any_work(
     run, trees, nowhere, monkeypatch
 ):
@@ -243,7 +226,7 @@ def test_without_weights_every_row_at_paper_scale_stops_with_the_options_before_
         run_until(run, trees)
 
 
-@pytest.mark.parametrize("run", [run for run in (*ROWS, *OWN) if run.startswith(("01", "02"))])
+@each([run for run in (*ROWS, *sorted(OWN)) if run.startswith(("01", "02"))])
 def test_the_metrics_of_a_row_at_paper_scale_are_the_papers_whatever_is_on_this_machine(
     run, trees, nowhere, monkeypatch
 ):
@@ -266,3 +249,78 @@ def test_at_smoke_scale_metrics_without_weights_are_left_out_and_named(nowhere, 
         exec(source, namespace)
     assert list(namespace["loaded"]) == ["psnr"]
     assert namespace["status"] == {"psnr": "", "lpips-vgg": "weights not found"}
+
+
+class Bar:
+    """A training's progress bar that notes when its first step begins, and when its last one has ended."""
+
+    def __init__(self, times, steps, _name, **_):
+        self.times, self.steps = times, steps
+
+    def __iter__(self):
+        self.times.append(time.monotonic())
+        yield from self.steps
+        self.times.append(time.monotonic())
+
+    def set_postfix(self, **_):
+        pass
+
+
+@pytest.fixture
+def times(tmp_path, monkeypatch):
+    """Times of all trainings as `Bar` notes them; metrics that need a download are random, files are written here."""
+
+    def load(name, build, given):
+        return weights.load_pretrained(name, build, "random" if name in weights.URLS else given)
+
+    found = []
+    monkeypatch.setattr(training, "progress", partial(Bar, found))
+    monkeypatch.setattr(baselines, "load_pretrained", load)
+    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path)
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "cache"))
+    if torch.cuda.is_available():
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
+    yield found
+    shutil.rmtree(tmp_path)
+    torch.cuda.empty_cache()
+
+
+def short(given):
+    """A row's parameters, but two steps in each stage, random weights instead of downloads, and `FEW` to be fused."""
+    random = {name: "random" for name, value in given.items() if name.endswith("weights") and value == "auto"}
+    return given | random | {"max_steps": 2} | ({"fuse_records": FEW} if "fuse_records" in given else {})
+
+
+def keep_few(namespace):
+    """Leave `FEW` records to choose the epoch by and to test."""
+    sides = namespace["sides"]
+    sides |= {side: protocols.thinned(sides[side], FEW) for side in {"selection", "test", "cross"} & sides.keys()}
+    namespace["test"] = sides["test"]
+
+
+@pytest.mark.skipif(not CAN_TRAIN, reason="needs a GPU")
+@each(TRAINED)
+def test_every_row_that_trains_takes_two_steps_of_the_papers_size_within_a_minute(run, trees, times, request):
+    if not whole(trees):
+        pytest.skip("needs --true-counts")
+    started, spared = time.monotonic(), folder.read_part.spared
+    namespace = short(parameters(run, trees))
+    for source in running(run, namespace):
+        if "sides_of(" in source:
+            counted = check_sides(run, namespace, trees)
+            keep_few(namespace)
+        if "notebook.check(" in source:  # every prediction is finite
+            break
+    fits, fused = namespace["run"].steps, namespace.get("fuser", "none") != "none"
+    assert len(fits) == 1 + (namespace.get("fuser") == "mlp" or namespace.get("strategy") == "progressive")
+    assert all(len(fit.history) == 2 and fit.history.loss.map(math.isfinite).all() for fit in fits.values())
+    assert not fused or list(namespace["loaded"]) == list(iqa_tmfm.METRICS)
+    waited = times[0] - started + folder.read_part.spared - spared
+    steps = ", ".join(f"{end - start:.1f}" for start, end in zip(times[::2], times[1::2], strict=True))
+    records = ", ".join(f"{side} {count:,}" for side, count in counted.items())
+    memory = training.peak_memory(best_device()) / 2**30
+    if report := request.config.getoption("--true-counts-report"):
+        with open(report, "a", encoding="utf-8") as file:
+            file.write(f"| {run} | {records} | {waited:.1f} | {steps} | {memory:.1f} |\n")
+    assert waited < 60
