@@ -141,12 +141,12 @@ class Folder:
 
     def names(self, folder: Path) -> dict[str, list[str]]:
         """Names in a folder by their lower case, without hidden files."""
-        if folder not in self._names:
+        if (found := self._names.get(folder)) is None:
             found = self._names[folder] = {}
             for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
                 if not name.startswith("."):
                     found.setdefault(name.lower(), []).append(name)
-        return self._names[folder]
+        return found
 
     def locate(self, relative: str) -> Path | None:
         """The file or folder of that name: in the same case if it exists, else in any case."""
