@@ -10,7 +10,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from image_sets import image_set
+from image_sets import image_set, one_thread_of_the_cpu  # noqa: F401
 from test_runs import here  # noqa: F401
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode

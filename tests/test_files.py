@@ -13,6 +13,7 @@ from contextlib import suppress
 import pandas as pd
 import pytest
 import torch
+from image_sets import one_thread_of_the_cpu  # noqa: F401
 from torch import nn
 
 from iqa_lib.data.base import IQADataset, Label, Pair

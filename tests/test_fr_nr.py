@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torchvision
+from image_sets import one_thread_of_the_cpu  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
