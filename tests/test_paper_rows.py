@@ -2,7 +2,15 @@
 a GPU its first two steps.
 
 Trees of scored pairs have the true counts, as links to two images; CLIC, BAPPS and PieAPP are small. With
-`--true-counts FOLDER` all eight are whole.
+`--true-counts FOLDER` all eight are whole, and the steps are taken. A process a notebook is quickest, for it reads each
+data set once and leaves a GPU's memory to the others:
+
+    for notebook in 02_iqa_tmfm 03_prfnet 04_ahiq 05_fr_nr 06_topiq; do
+        pytest tests/test_paper_rows.py -k "two_steps and $notebook and not strides" \\
+            --true-counts /tmp/trees --true-counts-report $notebook.md &
+    done; wait
+
+PRFNet's `extra_strides_2_to_16` needs the GPU for itself (`-k "two_steps and strides"`).
 """
 
 import gc
@@ -44,13 +52,6 @@ def test_the_rows_are_all_that_have_a_file_of_their_own():
     profiles = {run for run in files if run.endswith(("/demo", "/paper"))}
     only_demo = {"01_baselines/demo", "01_baselines/demo_triplets", "06_topiq/preference_demo", "05_fr_nr/extra_lite0"}
     assert files - profiles - set(ROWS) - OWN <= only_demo
-
-
-def each(runs):
-    """Parametrise a test by runs; those of a notebook read the same data sets, with `--dist loadgroup` once."""
-    return pytest.mark.parametrize(
-        "run", [pytest.param(run, marks=pytest.mark.xdist_group(run.split("/")[0])) for run in runs]
-    )
 
 
 def parameters(run, root):
@@ -186,7 +187,7 @@ def check_sides(run, namespace, root):
     assert counted == (expected.get(run) or expected[run.split("/")[0]])
 
 
-@each([*ROWS, *sorted(OWN)])
+@pytest.mark.parametrize("run", [*ROWS, *sorted(OWN)])
 def test_every_row_at_paper_scale_opens_its_data_with_the_papers_sides(run, trees, tmp_path):
     notebook, row = run.split("/")
     given = parameters(run, trees)
@@ -212,7 +213,7 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "urlopen", urlopen)
 
 
-@each(sorted({*ROWS, *OWN} - WITHOUT_DOWNLOADS))
+@pytest.mark.parametrize("run", sorted({*ROWS, *OWN} - WITHOUT_DOWNLOADS))
 def test_without_weights_every_row_at_paper_scale_stops_with_the_options_before_any_work(
     run, trees, nowhere, monkeypatch
 ):
@@ -226,7 +227,7 @@ def test_without_weights_every_row_at_paper_scale_stops_with_the_options_before_
         run_until(run, trees)
 
 
-@each([run for run in (*ROWS, *sorted(OWN)) if run.startswith(("01", "02"))])
+@pytest.mark.parametrize("run", [run for run in (*ROWS, *sorted(OWN)) if run.startswith(("01", "02"))])
 def test_the_metrics_of_a_row_at_paper_scale_are_the_papers_whatever_is_on_this_machine(
     run, trees, nowhere, monkeypatch
 ):
@@ -301,7 +302,7 @@ def keep_few(namespace):
 
 
 @pytest.mark.skipif(not CAN_TRAIN, reason="needs a GPU")
-@each(TRAINED)
+@pytest.mark.parametrize("run", TRAINED)
 def test_every_row_that_trains_takes_two_steps_of_the_papers_size_within_a_minute(run, trees, times, request):
     if not whole(trees):
         pytest.skip("needs --true-counts")
