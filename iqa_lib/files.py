@@ -191,8 +191,15 @@ def _sha256(path: Path, _size: int, _changed: int) -> str:
 
 def file_key(path: Path) -> str:
     """A name for what is computed from a file and kept; it changes with the file's path, size or time."""
-    status = path.stat()
-    return hashlib.sha256(f"{path.resolve()}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
+    status, (folder, name) = path.stat(), os.path.split(os.path.abspath(path))
+    place = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+    return hashlib.sha256(f"{place}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
+
+
+@cache
+def _real_folder(folder: str) -> str:
+    """A folder without symbolic links, looked up once: a data set's half a million images are in few."""
+    return os.path.realpath(folder)
 
 
 def tensors_sha256(tensors: Iterable[tuple[str, "Tensor"]]) -> str:

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ from iqa_lib.data.base import IQADataset, Label, Pair
 from iqa_lib.files import (
     DamagedError,
     cache_dir,
+    file_key,
     intact,
     load_tensors,
     locked,
@@ -440,3 +442,18 @@ def test_a_step_on_other_pixels_is_another_step(here):
     assert [step(here / tree) for tree in ("a", "b", "a", "b")] == [False, False, True, True]
     (here / "a" / "d.png").write_bytes(b"c" * 9)
     assert [step(here / tree) for tree in ("a", "b")] == [False, True]
+
+
+def test_a_files_key_is_one_by_all_its_names_and_another_once_it_changes(tmp_path, monkeypatch):
+    file, other = tmp_path / "set" / "image.png", tmp_path / "set" / "other.png"
+    file.parent.mkdir()
+    file.write_bytes(b"pixels")
+    os.link(file, other)
+    (tmp_path / "linked").symlink_to(tmp_path / "set")
+    (tmp_path / "link.png").symlink_to(file)
+    monkeypatch.chdir(file.parent)
+    names = [file, tmp_path / "linked/image.png", tmp_path / "link.png", Path("image.png"), Path("../set/image.png")]
+    (key,) = {file_key(name) for name in names}
+    assert file_key(other) != key
+    os.utime(file, ns=(0, 0))
+    assert file_key(file) != key
