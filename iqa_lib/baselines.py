@@ -47,7 +47,7 @@ class Baseline:
         name, label: Its key in `BASELINES`, and its name in tables and figures.
         library, source: The distribution that computes it, and where it was published.
         convention: Luma or RGB, data range, downsampling, and where the library departs from the publication.
-        compute: References and distorted images `(B, 3, H, W)` in [0, 1] to numbers, of a size that makes `(B,)`.
+        compute: One reference `(1, 3, H, W)` and its distorted image, in [0, 1], to one number.
         prepare: Makes of a reference what `compute` can take in its place for all its distorted images.
         low: No pair scores below this, none above `high`.
         equal: The score of an image compared with itself, where it is not the better one of the two.
@@ -57,8 +57,7 @@ class Baseline:
         max_pixels: With more pixels its process would pass 8 GiB, measured on 3:2 images by
             `benchmarks/baselines_memory.py`, and it refuses; `dataclasses.replace(baseline, max_pixels=...)` moves it.
         weights: What `load` found for it.
-        in_batches: Whether `iqa_lib.evaluation` gives it as many images at a time as `max_pixels` allows, as a GPU
-            wants it, and not one by one.
+        device: Where it computes wherever the images are; None: where the images, or its network, are.
     """
 
     name: str
@@ -76,7 +75,7 @@ class Baseline:
     min_size: int = 1
     max_pixels: int = 60_000_000
     weights: Weights | None = None
-    in_batches: bool = False
+    device: torch.device | None = None
 
     @property
     def needs_weights(self) -> bool:
@@ -103,13 +102,12 @@ class Baseline:
 
         self.check(reference, distorted)
         pairs = zip(reference.split(1), distorted.split(1), strict=True)
-        return to_device(torch.cat([self.scorer(r)(d) for r, d in pairs]), reference.device)  # (B,)
+        return to_device(torch.stack([self.scorer(r)(d) for r, d in pairs]), reference.device)  # (B,)
 
     def scorer(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
-        """`score` for one reference `(1, 3, H, W)`: a function of distorted images `(B, 3, H, W)` of its size.
+        """`score` for one reference `(1, 3, H, W)`: a function of distorted images of its size, for one after another.
 
-        All of one call are computed at once, and what depends on the reference alone, if the metric has such a part,
-        once for all calls. Returns numbers `(B,)`; errors are those of `score`.
+        What depends on the reference alone is computed once. Returns numbers `()`; errors are those of `score`.
         """
         import torch
 
@@ -123,11 +121,10 @@ class Baseline:
             prepared = self.prepare(seen) if self.prepare else seen
 
         def score(distorted: Tensor) -> Tensor:
-            self.check(reference.expand(len(distorted), -1, -1, -1), distorted)
+            self.check(reference, distorted)
             with torch.set_grad_enabled(torch.is_grad_enabled() and distorted.requires_grad), exact_kernels():
-                found = self._scores(prepared, distorted)
-            as_equal = (found == self.best).nonzero().flatten().tolist()
-            if not all(torch.equal(reference[0], distorted[place]) for place in as_equal):
+                found = self._score_one(prepared, distorted)
+            if found == self.best and not torch.equal(reference, distorted):
                 warnings.warn(
                     f"{self.name} is blind here: it scores two images that differ as equal ones", stacklevel=3
                 )
@@ -144,24 +141,19 @@ class Baseline:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
 
-    def _scores(self, prepared: Tensor | object, distorted: Tensor) -> Tensor:
-        import torch
+    def _score_one(self, prepared: Tensor | object, distorted: Tensor) -> Tensor:
         from torch.linalg import LinAlgError
 
         distorted = distorted.float().contiguous()
-        if isinstance(prepared, torch.Tensor):
-            prepared = prepared.expand_as(distorted)
         try:
-            scores = self.compute(prepared, distorted).reshape(-1)
-            inside = (self.low <= scores) & (scores <= self.high)
-            if not self.needs_weights and not inside.all():  # flat images cancel out in float32
-                scores = self.compute(prepared.double(), distorted.double()).reshape(-1).float()
+            score = self.compute(prepared, distorted).reshape(())
+            if not self.low <= score <= self.high and not self.needs_weights:  # flat images cancel out in float32
+                score = self.compute(prepared.double(), distorted.double()).reshape(()).float()
         except LinAlgError as error:
             raise ValueError(f"{self.name} is undefined for this pair (a flat image?): {error}") from error
-        outside = ~((self.low - 1e-3 <= scores) & (scores <= self.high + 1e-3))
-        if outside.any():
-            raise ValueError(f"{self.name} is undefined for this pair (flat images?): got {scores[outside][0]:.4g}")
-        return scores.clamp(self.low, self.high)
+        if not self.low - 1e-3 <= score <= self.high + 1e-3:
+            raise ValueError(f"{self.name} is undefined for this pair (flat images?): got {score:.4g}")
+        return score.clamp(self.low, self.high)
 
 
 def load(name: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> Baseline:
@@ -301,19 +293,8 @@ def _piq(metric: str, **options: object) -> Callable[..., Tensor]:
     return lambda *pair: compute(*(image.clamp(0, 1) for image in pair))  # piq asserts the range to the last bit
 
 
-def _alone(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For a function that lets the pairs of a batch change each other's scores: it is given one pair at a time."""
-
-    def each(*pair: Tensor) -> Tensor:
-        from torch import cat
-
-        return cat([compute(*images) for images in zip(*(batch.split(1) for batch in pair), strict=True)])  # (B,)
-
-    return each
-
-
 def _mse(reference: Tensor, distorted: Tensor) -> Tensor:
-    return (reference - distorted).square().mean((1, 2, 3))
+    return (reference - distorted).square().mean()
 
 
 def _psnr(reference: Tensor, distorted: Tensor) -> Tensor:
@@ -367,9 +348,8 @@ def _pieapp(network: nn.Module, reference: Tensor, distorted: Tensor) -> Tensor:
     for top in range(0, reference.shape[2] - 63, 27):
         rows = _beside(network, reference[:, :, top : top + 64], distorted[:, :, top : top + 64])
         features, weights = zip(*(network(crop_patches(255 * row, size=64, stride=27)) for row in rows), strict=True)
-        differences = network.compute_difference(features[0] - features[1], weights[0] - weights[1])
-        distance, weight = (each.view(len(reference), -1) for each in differences)  # (B, patches of the row)
-        weighted, total = weighted + (distance * weight).sum(1), total + weight.sum(1)
+        distance, weight = network.compute_difference(features[0] - features[1], weights[0] - weights[1])
+        weighted, total = weighted + (distance * weight).sum(), total + weight.sum()
     return weighted / total
 
 
@@ -459,7 +439,7 @@ _ROWS = (
     _higher("vsi", "VSI", "piq", "Zhang et al., TIP 2014",
             f"RGB as LMN, data range 255, {_AVERAGED}; saliency at 256x256", _piq("vsi"), min_size=2),
     _higher("sr-sim", "SR-SIM", "piq", "Zhang and Li, ICIP 2012", f"luma, data range 255, {_AVERAGED}",
-            _alone(_piq("srsim")), min_size=40),
+            _piq("srsim"), min_size=40),
     _higher("haarpsi", "HaarPSI", "piq", "Reisenhofer et al., SPIC 2018",
             "RGB as YIQ, data range 255, halved by 2x2 means; undefined for two black images",
             _piq("haarpsi"), min_size=16),

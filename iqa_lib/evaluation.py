@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from random import SystemRandom
 
@@ -16,7 +15,7 @@ from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Triplet
-from iqa_lib.devices import ahead, autocast, best_device, device_of, exact_kernels, to_device
+from iqa_lib.devices import ahead, autocast, device_of, exact_kernels, to_device
 from iqa_lib.files import cache_dir, file_key, intact, locked, read_json, sha256, write_json
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     AGREEMENT,
@@ -175,11 +174,12 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     """A baseline's scores of whole images, each pair of images computed once and kept in the cache folder.
 
     One file per reference, under a key of the metric, its library, its weights, our code that calls it and the number
-    of threads, or that it computes in batches; images are known by their files' path, size and time. Returns float64
+    of threads, or that a GPU computes it; images are known by their files' path, size and time. Returns float64
     `(records, 1)`; for triplets `(records, 2)`, of A and B.
     """
     ours = Path(baselines.__file__), Path(baselines.__file__).with_name("models") / "st_lpips.py"
-    how = "in batches" if baseline.in_batches else torch.get_num_threads()
+    device = _device_of(baseline)
+    how = torch.get_num_threads() if device.type == "cpu" else device.type
     code = *map(sha256, ours), version(baseline.library), version("torch"), how
     key = hashlib.sha256(repr((baseline.name, baseline.max_pixels, baseline.weights, code)).encode()).hexdigest()[:16]
     keys = {path: file_key(path) for path in dataset.paths()}
@@ -208,24 +208,15 @@ def _kept_scores(
         known = intact(file, read_json, {})
         missing = {keys[path]: (index, place) for index, place, path in distorted if keys[path] not in known}
         if missing:
-            reference, places = dataset[indices[0]][0][None], [*missing.values()]
-            known |= zip(missing, _scores_of_one(baseline, dataset, reference, places), strict=True)
+            score = baseline.scorer(dataset[indices[0]][0][None])
+            images = ahead(lambda place: dataset[place[0]][place[1]], missing.values(), _device_of(baseline))
+            known |= {name: score(image[None]).item() for name, image in zip(missing, images, strict=True)}
             write_json(file, known)
     return known
 
 
-def _scores_of_one(
-    baseline: Baseline, dataset: IQADataset, reference: Tensor, places: Sequence[tuple[int, int]]
-) -> list[float]:
-    """A baseline's scores of distorted images of one reference `(1, 3, H, W)`, which are at places of records."""
-    score, many = baseline.scorer(reference), max(1, baseline.max_pixels // reference[0, 0].numel())
-    size = many if baseline.in_batches else 1
-    device = best_device() if baseline.in_batches else reference.device
-    images = ahead(lambda place: dataset[place[0]][place[1]], places, device)
-    scores = []
-    while batch := [*islice(images, size)]:
-        scores += score(torch.stack(batch)).tolist()
-    return scores
+def _device_of(baseline: Baseline) -> torch.device:
+    return baseline.device or device_of(None)
 
 
 def worst_mistakes(table: pd.DataFrame, count: int, sign: int = 1) -> list[int]:

@@ -110,33 +110,6 @@ def test_a_batch_scores_as_its_singles(name, photo):
     assert torch.equal(together, torch.cat(singles))
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_images_of_one_call_score_as_one_after_another(name, photo):
-    """As a GPU is given them: `compute` takes a batch, and pairs do not influence each other."""
-    torch.manual_seed(0)
-    baseline = load(name, weights="random" if BASELINES[name].needs_weights else None)
-    distorted = torch.cat([noisy(photo, 0.1), noisy(photo, 0.02, 1), gaussian_blur(photo, [9, 9], 2.0)])
-    with torch.inference_mode():
-        scores = baseline.scorer(photo)(distorted)
-        singles = torch.cat([baseline.score(photo, image[None]) for image in distorted])
-    assert scores.shape == (3,)
-    assert torch.allclose(scores, singles, rtol=1e-4, atol=1e-6)
-    assert len(singles.unique()) == 3
-
-
-def test_one_call_names_what_a_single_one_would(photo):
-    grey = torch.full_like(photo, 0.5)
-    with pytest.raises(ValueError, match="mdsi is undefined for this pair"):
-        replace(BASELINES["mdsi"], high=0.01).scorer(photo)(torch.cat([photo, grey]))
-    with pytest.warns(UserWarning, match="vsi is blind here"):
-        BASELINES["vsi"].scorer(flat(0))(torch.cat([flat(0), flat(255)]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        BASELINES["gmsd"].scorer(photo)(torch.cat([photo, noisy(photo, 0.1)]))
-    with pytest.raises(ValueError, match="unequal shapes"):
-        BASELINES["psnr"].scorer(photo)(grey[..., 1:])
-
-
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_the_smallest_size_is_scored_and_one_pixel_less_is_refused(name):
     baseline = BASELINES[name]

@@ -403,26 +403,16 @@ def test_scores_are_kept_and_not_computed_again(request, cache, name, kind):
     assert not calls
 
 
-@pytest.mark.parametrize(("limit", "sizes"), [(12 * 9 * 4, [4, 1]), (12 * 9 * 9, [5]), (5, [1] * 5)])
-def test_a_gpu_takes_a_references_images_in_batches(tmp_path, monkeypatch, limit, sizes):
-    dataset = image_set(tmp_path, [(12, 9)] * 5, pairs=True)
-    first = dataset.records[0].reference
-    dataset = set_of(*(replace(record, reference=first) for record in dataset.records))
-    baseline, given = baselines.load("gmsd"), []
-
-    def compute(reference: Tensor, distorted: Tensor) -> Tensor:
-        given.append(len(distorted))
-        return baseline.compute(reference, distorted)
-
-    monkeypatch.setattr(Baseline, "check", lambda *_: None)  # some of these images are larger than its limit
-    monkeypatch.setattr(evaluation, "ahead", ahead_of_a_gpu)
-    batched = replace(baseline, compute=compute, max_pixels=limit, in_batches=True)
-    scores = baseline_scores(batched, dataset)
-    assert given == sizes
-    assert scores == pytest.approx(np.array(direct(baseline, dataset)), abs=1e-6)
-    assert len(np.unique(scores)) == 5
-    assert baseline_scores(baseline, dataset).shape == (5, 1)
-    assert len(given) == len(sizes), "one by one, it is another metric with scores of its own"
+def test_a_gpus_scores_are_kept_by_themselves_and_its_images_read_ahead(pairs, cache, monkeypatch):
+    beside = []
+    monkeypatch.setattr(evaluation, "ahead", lambda *given: beside.append(given[2].type) or devices.ahead(*given))
+    (on_cpu, before), (on_gpu, calls) = counted("gmsd"), counted("gmsd", device=torch.device("cuda"))
+    expected = baseline_scores(on_cpu, pairs)
+    for _ in range(2):
+        assert baseline_scores(on_gpu, pairs).tolist() == expected.tolist()
+    assert len(before) == len(calls) == 6
+    assert beside == ["cpu"] * 6 + ["cuda"] * 6
+    assert len(list(cache.rglob("*.json"))) == 12
 
 
 def test_an_infinite_psnr_is_kept(tmp_path):

@@ -46,8 +46,8 @@ def test_every_network_is_measured(gpu, measure, capsys, monkeypatch, tmp_path):
         assert row["mfu"] > 0
     for name, row in found["metrics"].items():
         assert row["parity"] == 0
-        assert min(row["batches"], row["singly"]) > 0
-        assert f"| {name} | {row['batches']:.1f} | {row['singly']:.1f} | 0e+00 | - |" in gpu.table(found)
+        assert row["pairs"] > 0
+        assert f"| {name} | {row['pairs']:.0f} | 0e+00 | - |" in gpu.table(found)
     printed = capsys.readouterr().out.splitlines()
     assert all(line.endswith(" s)") for line in printed)
     assert sum(line.startswith("FRNR: train") for line in printed) == 4

@@ -71,30 +71,29 @@ def test_the_hub_has_timms_weights_where_they_are_looked_for():
 def test_gpu_hours_follow_from_what_was_measured(data):
     run = "06_topiq/ablation_full"
     assert line(run, data)["GPU hours"] == "not measured here"
-    rates = {"train": {"bf16": 640_000 / 7200, "fp32": 1.0, "tf32": 2.0}, "score": {"bf16": 4050 / 3600, "fp32": 1.0}}
+    rates = {"train": {"tf32": 640_000 / 7200, "fp32": 1.0, "bf16": 2.0}, "score": {"fp32": 4050 / 3600, "bf16": 1.0}}
     assert line(run, data, {"networks": {"CFANet": rates}})["GPU hours"] == "3.0"
     assert line(run, data, {"networks": {"CFANet": {"train": rates["train"]}}})["GPU hours"] == "not measured here"
     assert line("01_baselines/kadid10k", data, {"networks": {"CFANet": rates}})["GPU hours"] == "not measured here"
 
 
 @pytest.mark.parametrize(
-    ("changed", "hours"),
+    ("changed", "reading", "hours"),
     [
-        ({}, "3.0"),
-        ({"precision": "bf16"}, "3.0"),
-        ({"precision": "fp32"}, "5.5"),
-        ({"compile": True}, "2.0"),
-        ({"precision": "fp32", "compile": True}, "5.5"),
+        ({}, 1e9, "6.0"),
+        ({"precision": "bf16"}, 1e9, "3.0"),
+        ({"precision": "auto"}, 1e9, "3.0"),
+        ({"precision": "bf16", "compile": True}, 1e9, "2.0"),
+        ({"compile": True}, 1e9, "6.0"),
+        ({"precision": "bf16"}, 640_000 / (4 * 3600), "5.0"),
     ],
 )
-def test_gpu_hours_are_those_of_the_rows_precision(changed, hours):
+def test_gpu_hours_are_those_of_the_rows_precision_and_of_reading(changed, reading, hours):
     given, hour = schedule.parameters("06_topiq/ablation_full", "paper") | changed, 3600
     train = {"bf16": 640_000 / (2 * hour), "bf16 compiled": 640_000 / hour, "tf32": 640_000 / (5 * hour), "fp32": 1.0}
-    rates = {"train": train, "score": {"bf16": 4050 / hour, "fp32": 4050 / (0.5 * hour), "tf32": 1.0}}
-    assert (
-        schedule.gpu_hours("06_topiq", given, schedule.work("06_topiq", given), {"networks": {"CFANet": rates}})
-        == hours
-    )
+    rates = {"train": train, "score": {"fp32": 4050 / hour, "bf16": 1.0}, "reading": reading}
+    work = schedule.work("06_topiq", given)
+    assert schedule.gpu_hours("06_topiq", given, work, {"networks": {"CFANet": rates}}) == hours
 
 
 def test_the_page_names_what_each_table_waits_for(data):
@@ -102,7 +101,7 @@ def test_the_page_names_what_each_table_waits_for(data):
     place.mkdir(parents=True)
     (place / records.RECORD).write_text("{}")
     (data.parent / "benchmarks").mkdir()
-    measured = {"device": "NVIDIA H100", "networks": {"CFANet": {"train": {"bf16": 1000}, "score": {"bf16": 1000}}}}
+    measured = {"device": "NVIDIA H100", "networks": {"CFANet": {"train": {"tf32": 1000}, "score": {"fp32": 1000}}}}
     (data.parent / schedule.MEASURED).write_text(json.dumps(measured))
     page = schedule.page("paper", data)
     assert "GPU: NVIDIA H100" in page

@@ -238,15 +238,16 @@ def loaded_metrics(names: Sequence[str], files: Mapping[str, Path] = {}) -> dict
     """
     device = best_device()
     loaded = {name: baselines.load(name, weights=files.get(name), device=device) for name in names}
-    where_images_are = device_of(None)
-    return {name: each if device == where_images_are else on_device(each, device) for name, each in loaded.items()}
+    return {name: on_device(each, device) for name, each in loaded.items()}
 
 
 def on_device(metric: Baseline, device: torch.device) -> Baseline:
-    """A metric that takes images wherever they are and computes on `device`, in batches."""
+    """A metric that takes images wherever they are and computes on `device`, where its network is if it has one."""
+    if device == device_of(None):
+        return metric
     if metric.needs_weights:
-        return replace(metric, in_batches=True)
-    return replace(metric, compute=lambda *pair: metric.compute(*to_device(list(pair), device)), in_batches=True)
+        return replace(metric, device=device)
+    return replace(metric, compute=lambda *pair: metric.compute(*to_device(list(pair), device)), device=device)
 
 
 def by_metrics(dataset: IQADataset, names: str) -> dict[str, pd.DataFrame]:

@@ -34,8 +34,8 @@ LINE = ["row", "run", "state", "data", "weights", "steps", "images trained on", 
 LINE += ["GPU hours"]
 NOTE = (
     "An image is a crop of one image: a pair has two, a triplet three. GPU hours are those of one training and its "
-    f"test, from {MEASURED}, without the metrics beside the network. Weights that are not here are fetched when the "
-    "row is run, data sets by `make data`."
+    f"test, from {MEASURED}, at the rate of the paper's own network whatever the row changes, and without the metrics "
+    "beside the network. Weights that are not here are fetched when the row is run, data sets by `make data`."
 )
 DEMO = "demo scale needs no data set, and its weights come with packages: `make reproduce`"
 TRIPLETS = ("clic", "bapps", "pieapp")
@@ -158,19 +158,20 @@ def gpu_hours(notebook: str, given: dict, found: Work, measured: dict) -> str:
     """Hours on the GPU that was measured, in words."""
     rates = measured.get("networks", {}).get(MODELS.get(notebook, ""), {})
     hours = 0.0
-    for images, part in ((found.trained, "train"), (found.scored, "score")):
-        rate = _rate(rates.get(part, {}), part, given)
+    trained, scored = _training_rate(rates, given), rates.get("score", {}).get("fp32")
+    for images, rate in ((found.trained, trained), (found.scored, scored)):
         if images and not rate:
             return UNKNOWN
         hours += images / rate / 3600 if images else 0
     return f"{hours:.1f}"
 
 
-def _rate(rates: dict, part: str, given: dict) -> float | None:
-    """Images a second in a run's precision: of fp32, training has TF32 products; compiled if that was measured."""
-    precision = {"train": "tf32", "score": "fp32"}[part] if given.get("precision", "fp32") == "fp32" else "bf16"
-    compiled = rates.get(f"{precision} compiled") if given.get("compile") else None
-    return compiled or rates.get(precision)
+def _training_rate(rates: dict, given: dict) -> float | None:
+    """Images a second in a run's precision: fp32 has TF32 products; compiled if measured; no more than are read."""
+    precision, measured = "tf32" if given.get("precision", "fp32") == "fp32" else "bf16", rates.get("train", {})
+    compiled = measured.get(f"{precision} compiled") if given.get("compile") else None
+    found = [rate for rate in (compiled or measured.get(precision), rates.get("reading")) if rate]
+    return min(found) if measured.get(precision) else None
 
 
 def page(scale: str, data: Path) -> str:
