@@ -43,7 +43,7 @@ WITHOUT_DOWNLOADS = {f"05_fr_nr/extra_{row}" for row in ("frnp", "nr", "lite0")}
 """Rows that learn from random weights, or on those of an installed package."""
 TRAINED = [run for run in (*ROWS, *sorted(OWN)) if not run.startswith(("01", "06_lpips_plus"))]
 CAN_TRAIN = torch.cuda.is_available() or "TRAIN_ON_CPU" in os.environ  # minutes a row: to look for errors
-FEW = 9  # records that are chosen by, fused and tested where rows take two steps: not all the first of a reference
+FEW = 9  # records to choose by, to fuse (two batches) and to test; every n-th of PIPAL, whose labels repeat, differs
 TRUE = {"kadid10k": 10_125, "pipal": 23_200, "tid2013": 3_000, "live": 779, "csiq": 866}
 
 
