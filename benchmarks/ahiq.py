@@ -3,7 +3,6 @@
 python benchmarks/ahiq.py                       scoring 2 crops of a 288x288 pair on the CPU
 python benchmarks/ahiq.py --crops 20            the test protocol's 20
 python benchmarks/ahiq.py --train               also one training step of one pair, and what it keeps for backward
-python benchmarks/ahiq.py --gpu                 training steps on a GPU: 224 crops, batch 32, fp32 and bf16
 
 The released code's way: the whole ViT-B/8 and the whole ResNet50, crop by crop, first the reference, then the distorted
 image, offsets for each of the two, torchvision's deformable convolution; in training, both backbones are in the graph.
@@ -15,7 +14,6 @@ counts: on a shared machine, ratios are good to about a tenth.
 
 import argparse
 import ctypes
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,6 @@ from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
 from iqa_lib.models.ahiq import AHIQ, VIT_BLOCKS
-from iqa_lib.training import peak_memory
 from iqa_lib.views import crop_places
 
 CROP, SIDE, MIB = 224, 288, 2**20
@@ -233,42 +230,12 @@ def training_step(model: AHIQ) -> None:
     print(f"  ours from kept features, no backbone run at all: {kept:.0f} MiB")
 
 
-def gpu_steps(model: AHIQ, batch: int, repeats: int) -> None:
-    if not torch.cuda.is_available():
-        raise SystemExit("--gpu: found no GPU")
-    device = torch.device("cuda")
-    model = model.to(device, memory_format=torch.channels_last).train()
-    reference, distorted = (torch.rand(batch, 3, CROP, CROP, device=device) for _ in range(2))
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-4, weight_decay=1e-5)
-    print(f"training on {torch.cuda.get_device_name()}, {batch} pairs of {CROP}x{CROP}")
-    for precision in ("fp32", "bf16"):
-        torch.cuda.reset_peak_memory_stats()
-        times = []
-        for _ in range(repeats + 2):
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
-                output = model(reference, distorted)
-            output.square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-        took = statistics.median(times[2:])
-        print(f"  {precision}: {took:.3f} s a step, {2 * batch / took:.0f} images/s, ", end="")
-        print(f"peak {peak_memory(device) / 2**30:.1f} GiB")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--crops", type=int, default=2, help="crops to score")
     parser.add_argument("--max-batch", type=int, nargs="+", default=[1, 2], help="crops in one forward pass")
     parser.add_argument("--train", action="store_true", help="also time a training step on the CPU")
-    parser.add_argument("--gpu", action="store_true", help="time training steps on a GPU, and nothing else")
-    parser.add_argument("--batch", type=int, default=32, help="pairs a step, for --gpu")
-    parser.add_argument(
-        "--repeats", type=int, default=3, help="measurements of each way; the fastest counts, for --gpu the median"
-    )
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each way; the fastest counts")
     parser.add_argument("--checkpoint", type=Path, help="the authors' checkpoint, with the backbones' real weights")
     arguments = parser.parse_args()
     if arguments.checkpoint:
@@ -277,9 +244,6 @@ if __name__ == "__main__":
         torch.manual_seed(0)
         ahiq = AHIQ(cnn_weights="random", vit_weights="random").eval()
         liven(ahiq)
-    if arguments.gpu:
-        gpu_steps(ahiq, arguments.batch, arguments.repeats)
-    else:
-        scoring(ahiq, arguments.crops, arguments.max_batch, arguments.repeats)
-        if arguments.train:
-            training_step(ahiq)
+    scoring(ahiq, arguments.crops, arguments.max_batch, arguments.repeats)
+    if arguments.train:
+        training_step(ahiq)

@@ -31,7 +31,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -117,12 +117,12 @@ def noisy(shape: tuple[int, ...], images: int, device: torch.device) -> list[Ten
     return to_device([reference, *(torch.lerp(reference, noise, strengths) for noise in noises)], device)
 
 
-def kernels(precision: str, device: torch.device, *, training: bool) -> ExitStack:
+@contextmanager
+def kernels(precision: str, device: torch.device, *, training: bool) -> Iterator[None]:
     """The context of `precision`, in training with cuDNN's timed kernels."""
-    stack = ExitStack()
-    stack.enter_context(fast_kernels(tf32=precision != "fp32") if training else exact_kernels())
-    stack.enter_context(autocast(device, "bf16" if precision.startswith("bf16") else "fp32"))
-    return stack
+    chosen = fast_kernels(tf32=precision != "fp32") if training else exact_kernels()
+    with chosen, autocast(device, "bf16" if precision.startswith("bf16") else "fp32"):
+        yield
 
 
 def training_step(case: Case, model: nn.Module, call: nn.Module, device: torch.device) -> Callable[[str], None]:
@@ -466,7 +466,7 @@ def _cell(value: object, template: str, *place: str) -> str:
 
 
 def save(found: dict) -> None:
-    for file, text in {"benchmarks/gpu.json": json.dumps(found, indent=1), "docs/gpu.md": table(found)}.items():
+    for file, text in {"benchmarks/gpu.json": json.dumps(found, indent=1) + "\n", "docs/gpu.md": table(found)}.items():
         with atomic(repo_root() / file) as temporary:
             temporary.write_text(text)
 

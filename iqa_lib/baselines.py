@@ -57,7 +57,7 @@ class Baseline:
         max_pixels: With more pixels its process would pass 8 GiB, measured on 3:2 images by
             `benchmarks/baselines_memory.py`, and it refuses; `dataclasses.replace(baseline, max_pixels=...)` moves it.
         weights: What `load` found for it.
-        device: Where it computes wherever the images are; None: where the images, or its network, are.
+        device: Where it computes, wherever the images are; None: where they are.
     """
 
     name: str
@@ -170,12 +170,13 @@ def load(name: str, *, weights: Path | str | None = None, device: torch.device |
         if weights is not None:
             raise ValueError(f"weights: got {str(weights)!r}, but {name} has no network: leave them out")
         return baseline
-    from iqa_lib.devices import to_device
+    from iqa_lib.devices import device_of, to_device
 
     network, found = load_pretrained(name, baseline.build, weights or "auto")
     network = to_device(network, device)
     prepare = baseline.prepare and partial(baseline.prepare, network)
-    return replace(baseline, compute=partial(baseline.compute, network), prepare=prepare, weights=found)
+    compute = partial(baseline.compute, network)
+    return replace(baseline, compute=compute, prepare=prepare, weights=found, device=device_of(network))
 
 
 def load_lpips(net: str, *, weights: Path | str | None = None, device: torch.device | str = "cpu") -> lpips.LPIPS:

@@ -18,6 +18,8 @@ from iqa_lib.checks import check_choice
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
+THREADS = 4  # that read ahead of a GPU; Pillow decodes one image at a time, whose warnings are told apart so
+
 META = torch.device("meta")  # tensors with shapes and no storage: `with META:` builds a network at no cost
 
 
@@ -82,21 +84,33 @@ def ahead(function: Callable, items: Iterable, device: torch.device) -> Iterator
     if device.type == "cpu":
         yield from map(function, items)
         return
-    items, threads = iter(items), min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = deque(pool.submit(function, item) for item in islice(items, 2 * threads))
+    items, pool = iter(items), ThreadPoolExecutor(THREADS)
+    try:
+        waiting = deque(pool.submit(function, item) for item in islice(items, 2 * THREADS))
         while waiting:
             result = waiting.popleft().result()
             waiting.extend(pool.submit(function, item) for item in islice(items, 1))
             yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-@contextmanager
-def fast_kernels(*, tf32: bool = True, timed: bool = True) -> Iterator[None]:
-    """For training on a GPU: TF32 in fp32 products, which rounds factors to 10 bits, and `timed` kernels of cuDNN.
+def fast_kernels(*, tf32: bool = True) -> AbstractContextManager:
+    """For training on a GPU: cuDNN's timed kernels, and TF32 in fp32 products, which rounds the factors to 10 bits.
 
     The quickest kernel for each shape is measured when the shape is new; it may differ from run to run.
     """
+    return _kernels(tf32=tf32, timed=True)
+
+
+def exact_kernels() -> AbstractContextManager:
+    """For scores and features on a GPU: fp32 as on a CPU, where torch by itself would round a convolution's factors."""
+    return _kernels(tf32=False, timed=False)
+
+
+@contextmanager
+def _kernels(*, tf32: bool, timed: bool) -> Iterator[None]:
+    """torch's flags, which hold for the whole process, as given within the block."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, timed
@@ -104,11 +118,6 @@ def fast_kernels(*, tf32: bool = True, timed: bool = True) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
-
-
-def exact_kernels() -> AbstractContextManager:
-    """For scores and features on a GPU: fp32 as on a CPU, where torch by itself would round a convolution's factors."""
-    return fast_kernels(tf32=False, timed=False)
 
 
 def determinism(device: torch.device) -> str:

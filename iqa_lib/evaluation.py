@@ -15,7 +15,7 @@ from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Triplet
-from iqa_lib.devices import ahead, autocast, device_of, exact_kernels, to_device
+from iqa_lib.devices import ahead, device_of, exact_kernels, to_device
 from iqa_lib.files import cache_dir, file_key, intact, locked, read_json, sha256, write_json
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     AGREEMENT,
@@ -42,9 +42,7 @@ def predict(model: nn.Module, view: View, *, average: str = "probability", **opt
 
 @exact_kernels()
 @torch.inference_mode()
-def crop_outputs(
-    model: nn.Module, view: View, *, max_batch: int = 16, precision: str = "fp32", call: Callable | None = None
-) -> list[Tensor]:
+def crop_outputs(model: nn.Module, view: View, *, max_batch: int = 16, call: Callable | None = None) -> list[Tensor]:
     """The output of a pair or triplet model, in eval mode and on the device it is on, for each crop of each record.
 
     Returns one tensor `(crops,)` per record, in order: scores, or for triplets logits of B being the closer one.
@@ -52,15 +50,13 @@ def crop_outputs(
 
     Args:
         max_batch: Crops that go through the model at a time: the bound on memory.
-        precision: `"fp32"`, `"bf16"` autocast or `"auto"`: see `iqa_lib.devices.resolved_precision`.
         call: Called instead of the model itself, such as `model.pooled`.
     """
     model.eval()
     device = device_of(model)
     owners, outputs = [], []
     for numbers, inputs in _batches(view, max_batch, device):
-        with autocast(device, precision):
-            outputs.append((call or model)(*to_device(inputs, device)).float().cpu())
+        outputs.append((call or model)(*to_device(inputs, device)).float().cpu())
         owners.append(numbers)
     return list(torch.cat(outputs).split(torch.cat(owners).bincount(minlength=len(view)).tolist()))
 
@@ -200,23 +196,23 @@ def _kept_scores(
     baseline: Baseline, dataset: IQADataset, indices: Sequence[int], keys: dict[Path, str], file: Path
 ) -> dict[str, float]:
     """A baseline's scores of one reference's distorted images by their keys: those kept in `file`, and the rest."""
-    distorted = [(i, place, path) for i in indices for place, path in enumerate(dataset.records[i].images) if place]
+    distorted = [path for index in indices for path in dataset.records[index].images[1:]]
     known = intact(file, read_json, {})
-    if all(keys[path] in known for _, _, path in distorted):
+    if all(keys[path] in known for path in distorted):
         return known
     with locked(file.with_suffix(".lock")):
         known = intact(file, read_json, {})
-        missing = {keys[path]: (index, place) for index, place, path in distorted if keys[path] not in known}
+        missing = {keys[path]: path for path in distorted if keys[path] not in known}
         if missing:
-            score = baseline.scorer(dataset[indices[0]][0][None])
-            images = ahead(lambda place: dataset[place[0]][place[1]], missing.values(), _device_of(baseline))
+            score = baseline.scorer(dataset.image(dataset.records[indices[0]].images[0])[None])
+            images = ahead(dataset.image, missing.values(), _device_of(baseline))
             known |= {name: score(image[None]).item() for name, image in zip(missing, images, strict=True)}
             write_json(file, known)
     return known
 
 
 def _device_of(baseline: Baseline) -> torch.device:
-    return baseline.device or device_of(None)
+    return baseline.device or torch.device("cpu")
 
 
 def worst_mistakes(table: pd.DataFrame, count: int, sign: int = 1) -> list[int]:

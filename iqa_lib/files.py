@@ -191,7 +191,7 @@ def _sha256(path: Path, _size: int, _changed: int) -> str:
 
 def file_key(path: Path) -> str:
     """A name for what is computed from a file and kept; it changes with the file's path, size or time."""
-    status, (folder, name) = path.stat(), os.path.split(os.path.abspath(path))
+    status, (folder, name) = path.stat(), os.path.split(os.path.join(os.getcwd(), path))
     place = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
     return hashlib.sha256(f"{place}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
 

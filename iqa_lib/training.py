@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader, Dataset
 
 from iqa_lib.checks import check_at_least, check_choice
-from iqa_lib.devices import PRECISIONS, autocast, best_device, fast_kernels, to_device
+from iqa_lib.devices import PRECISIONS, autocast, best_device, exact_kernels, fast_kernels, to_device
 from iqa_lib.files import (
     DamagedError,
     atomic,
@@ -104,7 +104,8 @@ def fit(
             `"cosine_epoch"`: to zero after `schedule_epochs` and back again, changed once an epoch; `"cosine_step"`: to
             zero after `schedule_epochs` steps, not epochs, and back again (AHIQ's released code); `"one_cycle"`: from
             near zero to `lr` in the first tenth of the steps, then the cosine to `lr_end`.
-        precision: `"fp32"`, `"bf16"` autocast, or `"auto"`: see `iqa_lib.devices.resolved_precision`.
+        precision: Of the steps: `"fp32"`, whose products are TF32 on a GPU, `"bf16"` autocast, or `"auto"`: see
+            `iqa_lib.devices.resolved_precision`. What selects is computed in true fp32.
         accumulate: Parts that a batch is computed in, to save memory.
         workers: Processes that read ahead.
         save_every: Steps between checkpoints.
@@ -186,7 +187,7 @@ def fit(
             bar.set_postfix(loss=f"{_read_losses(history, name, lr):.4f}")
             read = time.monotonic()
         if selects:
-            values = _loss_over_all(model, select, judged, device, precision)
+            values = _loss_over_all(model, select, judged, device)
             if not all(map(math.isfinite, values)):
                 raise FloatingPointError(f"{name}: the selection is {', '.join(map(str, values))} at step {step}")
             history[-1] |= {f"selection_{i}" if i > 1 else "selection": value for i, value in enumerate(values, 1)}
@@ -301,16 +302,14 @@ def _read_losses(history: list[dict], name: str, lr: float) -> float:
     return history[-1]["loss"]
 
 
+@exact_kernels()
 @torch.no_grad()
-def _loss_over_all(
-    model: nn.Module, task: Task, batches: DataLoader, device: torch.device, precision: str
-) -> list[float]:
-    """A task's loss over all its data at once, in eval mode, as a list of its numbers."""
+def _loss_over_all(model: nn.Module, task: Task, batches: DataLoader, device: torch.device) -> list[float]:
+    """A task's loss over all its data at once, in eval mode and fp32 as in a test, as a list of its numbers."""
     outputs, targets = [], []
     model.eval()
     for *inputs, target in batches:
-        with autocast(device, precision):
-            outputs.append(model(*to_device(inputs, device)).float().cpu())
+        outputs.append(model(*to_device(inputs, device)).float().cpu())
         targets.append(target)
     model.train()
     return task.loss(torch.cat(outputs), torch.cat(targets)).reshape(-1).tolist()

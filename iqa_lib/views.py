@@ -214,8 +214,8 @@ class FixedFeatures(View):
     maps of a backbone that both have, wherever each is cut.
 
     The model has `extract(images) -> list of maps` and a frozen `backbone`. If that is a `ModuleDict` of backbones,
-    each makes some of the maps. The model is moved to the best device; `max_batch` crops of an image go through the
-    backbone at a time.
+    each makes some of the maps. The model is moved to the best device; `max_batch` crops go through the backbone at a
+    time, on a CPU of one image, on a GPU of several.
     """
 
     def __init__(self, crops: Crops, model: nn.Module, *, max_batch: int = 32):
@@ -269,7 +269,8 @@ class FixedFeatures(View):
         """The maps of one reference's images from a file a map; those that are missing are computed and added."""
         taps = [intact(file, load_tensors, {}) for file in files]
         missing = [path for path, name in names.items() if not all(name in tap for tap in taps)]
-        groups = [[path] for path in missing] if device_of(part).type == "cpu" else [missing] * bool(missing)
+        count = self._together(part, missing, max_batch)
+        groups = [missing[start : start + count] for start in range(0, len(missing), count)]
         found = {names[path]: maps for group in groups for path, maps in self._maps(part, group, max_batch).items()}
         for i, (tap, file) in enumerate(zip(taps, files, strict=True)):
             if new := {name: maps[i] for name, maps in found.items() if name not in tap}:
@@ -277,8 +278,14 @@ class FixedFeatures(View):
                 save_tensors(file, tap)
         return taps
 
+    def _together(self, part: nn.Module, paths: Sequence[Path], max_batch: int) -> int:
+        """How many images share a batch: as fill it; on a CPU one, since sharing changes a convolution's last bits."""
+        if device_of(part).type == "cpu" or not paths:
+            return 1
+        return max(1, max_batch // len(self.crops.cut(read_image(paths[0]))))
+
     def _maps(self, part: nn.Module, paths: Sequence[Path], max_batch: int) -> dict[Path, list[Tensor]]:
-        """The maps of images that share batches, which changes a convolution's last bits: on a CPU each has its own."""
+        """The maps of images, from batches of all their crops."""
         crops = [*ahead(lambda path: self.crops.cut(read_image(path)), paths, device_of(part))]
         batches = (_extracted(part, batch) for batch in torch.cat(crops).split(max_batch))
         scales = (torch.cat(maps).split([*map(len, crops)]) for maps in zip(*batches, strict=True))

@@ -177,25 +177,6 @@ def test_kept_features_give_the_same_predictions(triplets, prfnet, monkeypatch):
         pd.testing.assert_frame_equal(table, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_auto_computes_in_bf16_where_that_is_native(triplets, prfnet, monkeypatch, native):
-    monkeypatch.setattr(devices, "_has_native_bf16", lambda device: native)
-    auto, expected = (
-        predict(prfnet, Crops(triplets, "corners", 32), precision=name)
-        for name in ("auto", "bf16" if native else "fp32")
-    )
-    pd.testing.assert_frame_equal(auto, expected, check_exact=True)
-    with pytest.raises(ValueError, match="precision: got 'fp16', expected one of 'auto', 'fp32', 'bf16'"):
-        predict(prfnet, Crops(triplets, "corners", 32), precision="fp16")
-
-
-def test_bf16_stays_close(triplets, prfnet):
-    exact, rough = (predict(prfnet, Crops(triplets, "corners", 32), precision=name) for name in ("fp32", "bf16"))
-    assert (exact.prediction != rough.prediction).any()
-    assert rough.prediction.dtype == np.float32
-    assert rough.prediction.tolist() == pytest.approx(exact.prediction.tolist(), abs=0.02)
-
-
 def test_look_shows_what_predict_says(triplets, prfnet):
     images, value, maps = look(prfnet.train(), triplets, 5)
     assert [image.shape for image in images] == [(3, 70, 33)] * 3

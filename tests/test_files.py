@@ -123,6 +123,15 @@ def test_a_tables_numbers_are_those_that_were_written(tmp_path):
     assert read_table(tmp_path / "table.csv").number.tolist() == numbers
 
 
+@pytest.mark.parametrize(("version", "asked"), [("3.0.6", {"float_precision": "round_trip"}), ("3.1.1", {})])
+def test_a_pandas_that_rounds_is_asked_for_every_digit(monkeypatch, version, asked):
+    given = {}
+    monkeypatch.setattr(pd, "__version__", version)
+    monkeypatch.setattr(pd, "read_csv", lambda file, **options: given.update(options))
+    read_table("table.csv")
+    assert given == asked
+
+
 # --- Folders that cannot be used
 
 

@@ -61,7 +61,6 @@ def test_every_network_is_measured(gpu, measure, capsys, monkeypatch, tmp_path):
 def test_the_page_in_docs_is_of_what_was_measured(gpu):
     found = json.loads((FILE.parent / "gpu.json").read_text())
     assert (FILE.parents[1] / "docs/gpu.md").read_text() == gpu.table(found)
-    assert all(row["parity"] < 1e-4 and row["waits"] in (0, None) for row in found["networks"].values())
 
 
 def test_on_a_cpu_it_only_prints(gpu, capsys, monkeypatch, tmp_path):

@@ -32,7 +32,7 @@ def line(run, data, measured=None):
         ("06_topiq/ablation_full", 20000, 20000 * 32, 2025 * 2),
         ("06_lpips_plus/lpips_layers", 0, 0, 3000 * 2),
         ("01_baselines/clic", 0, 0, 5220 * 3),
-        ("02_iqa_tmfm/table2_without_mfm", 3 * 24421, 3 * 24421 * 48, 5220 * 3 * 32),
+        ("02_iqa_tmfm/table2_without_mfm", 3 * 24421, 3 * 24421 * 48, 5220 * 3 * 32 + 3 * 24421 * 12),
     ],
 )
 def test_steps_and_images_are_those_of_the_row(data, run, steps, trained, scored):

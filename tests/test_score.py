@@ -429,7 +429,7 @@ def finished(folder, name):
         )
     else:
         predictions = evaluation.predict(model, views, average=average)
-    given = {"test_crops": "corners", "crop": 32, "test_crop_count": 5, "seed": 0, "max_batch": 4, "precision": "fp32"}
+    given = {"test_crops": "corners", "crop": 32, "test_crop_count": 5, "seed": 0, "max_batch": 4, "precision": "bf16"}
     run = runs.Run(networks.NETWORKS[name.split(",")[0]].notebook, given | {"metrics": "psnr, gmsd"}, folder / "seed0")
     run.finish(model, metrics={}, predictions=predictions, data={"test": data}, weights=Weights(PACKAGED, "random"))
     return data, predictions

@@ -129,7 +129,7 @@ def test_a_late_reading_names_the_step_whose_loss_was_not_finite(tmp_path, monke
 
 
 @pytest.mark.parametrize("name", ["iqa_tmfm", "ahiq, cnn"])
-def test_a_compiler_makes_one_graph_of_a_training_step(name):
+def test_a_compiler_makes_one_graph_of_a_forward_pass_in_training(name):
     model, count = trained(name)
     compiled = torch.compile(model.train(), backend="eager", fullgraph=True)
     with torch.autocast("cpu", torch.bfloat16):

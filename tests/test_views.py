@@ -13,6 +13,7 @@ from image_sets import image_set, one_thread_of_the_cpu  # noqa: F401
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from iqa_lib import views
 from iqa_lib.backbones import PACKAGED, Backbone
 from iqa_lib.data.base import IQADataset
 from iqa_lib.devices import to_device
@@ -410,17 +411,21 @@ def test_features_are_those_of_the_crops(tmp_path, cache, backbone, counted, opt
                 assert equal(drawn, [scale[crop] for scale in scales])
 
 
-@pytest.mark.parametrize("max_batch", [5, 100])
-def test_images_that_share_batches_have_the_same_maps(tmp_path, cache, backbone, counted, max_batch):
-    """As on a GPU; on a CPU each image has batches of its own, and the last bits with them."""
-    data = image_set(tmp_path, [(70, 64), (70, 64)])
-    features = FixedFeatures(Crops(data, "grid", 32), backbone)
+def test_on_a_gpu_images_share_batches_and_have_the_same_maps(tmp_path, cache, backbone, counted, monkeypatch):
+    crops = Crops(image_set(tmp_path, [(70, 64), (70, 64)]), "grid", 32, count=0)
+    alone = FixedFeatures(crops, backbone)
+    monkeypatch.setenv("IQA_LIB_CACHE", str(tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "device_of", lambda _: torch.device("cuda"))
+        paths = [*crops.dataset.paths()]
+        together = {limit: alone._together(backbone, paths, limit) for limit in (1, 11, 12, 100)}
+    assert together == {1: 1, 11: 1, 12: 2, 100: 16}  # 6 crops an image
+    monkeypatch.setattr(FixedFeatures, "_together", lambda *_: 2)
     counted.clear()
-    together = features._maps(backbone, [*data.paths()], max_batch)
-    assert list(together) == list(data.paths())
-    assert max(counted) == min(max_batch, sum(counted))
-    for path, maps in together.items():
-        for scale, expected in zip(maps, features.maps[path], strict=True):
+    shared = FixedFeatures(crops, backbone, max_batch=12)
+    assert counted == [12, 6, 12, 6], "of a reference's three images two share a batch"
+    for path, maps in shared.maps.items():
+        for scale, expected in zip(maps, alone.maps[path], strict=True):
             assert torch.allclose(scale, expected, atol=1e-5)
 
 

@@ -81,6 +81,8 @@ def _triplet(folder: Folder, place: tuple[str, str]) -> Triplet:
 def _number(path: Path) -> float:
     """The only number in a file of numpy's; a header is parsed once, since 187,744 files have the same."""
     content = path.read_bytes()
+    if content[6:8] != bytes([1, 0]):  # another version of the format
+        return np.load(BytesIO(content), allow_pickle=False).item()
     start = 10 + int.from_bytes(content[8:10], "little")
     return np.frombuffer(content, _kind(content[:start]), offset=start).item()
 

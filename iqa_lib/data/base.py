@@ -108,6 +108,10 @@ class IQADataset(Dataset):
             raise DataError(f"{reference.parent}: got unequal sizes {', '.join(sizes)}, expected one size in a record")
         return *images, torch.tensor(record.target, dtype=torch.float32)
 
+    def image(self, path: Path) -> Tensor:
+        """One image of the records, float RGB `(3, H, W)` in [0, 1]."""
+        return (read_kept if self.pixel_cache else read_image)(path).float() / 255
+
     @property
     def reference_ids(self) -> list[str]:
         """One id per record, by which a split or a bootstrap over references groups."""

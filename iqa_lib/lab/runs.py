@@ -169,7 +169,7 @@ class Run:
 def start(notebook: str, namespace: MutableMapping[str, object]) -> Run:
     """Check a notebook's parameters (`namespace`: its `globals()`), print those not at their defaults, open its run.
 
-    The namespace gets the resolved values: numbers of the declared type, `precision` as it is computed here. A
+    The namespace gets the resolved values: numbers of the declared type, `precision` as it is trained here. A
     parameter that is unknown, of the wrong type or impossible raises ParameterError. A smoke or demo run computes on
     one CPU core: its maps are too small to be shared, and its digits depend less on the machine.
     """

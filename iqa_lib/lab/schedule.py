@@ -34,8 +34,9 @@ LINE = ["row", "run", "state", "data", "weights", "steps", "images trained on", 
 LINE += ["GPU hours"]
 NOTE = (
     "An image is a crop of one image: a pair has two, a triplet three. GPU hours are those of one training and its "
-    f"test, from {MEASURED}, at the rate of the paper's own network whatever the row changes, and without the metrics "
-    "beside the network. Weights that are not here are fetched when the row is run, data sets by `make data`."
+    f"test, from {MEASURED}, no faster than images are read, at the rate of the paper's own network whatever the row "
+    "changes, and without the metrics beside it. Weights that are not here are fetched when the row is run, data sets "
+    "by `make data`."
 )
 DEMO = "demo scale needs no data set, and its weights come with packages: `make reproduce`"
 TRIPLETS = ("clic", "bapps", "pieapp")
@@ -113,8 +114,9 @@ def work(notebook: str, given: dict) -> Work:
     if notebook == "02_iqa_tmfm":
         second = given["epochs_2"] * each if given["fuser"] == "mlp" else 0
         stages = [(given["epochs_1"] * each, step), (second, step if given["train_network_2"] else 0)]
-        fused = 0 if given["fuser"] == "none" else trained * images * given["draws"]
-        return _total(stages, limit, tested * images * crops + fused)
+        fused = 0 if given["fuser"] == "none" else trained
+        chosen = selection * given["epochs_1"]
+        return _total(stages, limit, tested * images * crops + (fused + chosen) * images * given["draws"])
     if notebook == "03_prfnet":
         coarse, fine = given["epochs_1"] * each, given["epochs_2"] * (sum(others) // given["batch_size"])
         stages = {"mtl": [(coarse, 2 * step)], "step1_only": [(coarse, step)], "step2_only": [(fine, step)]}
@@ -162,16 +164,15 @@ def gpu_hours(notebook: str, given: dict, found: Work, measured: dict) -> str:
     for images, rate in ((found.trained, trained), (found.scored, scored)):
         if images and not rate:
             return UNKNOWN
-        hours += images / rate / 3600 if images else 0
+        hours += images / min(rate, rates.get("reading", rate)) / 3600 if images else 0
     return f"{hours:.1f}"
 
 
 def _training_rate(rates: dict, given: dict) -> float | None:
-    """Images a second in a run's precision: fp32 has TF32 products; compiled if measured; no more than are read."""
+    """Images a second in a run's precision, fp32 with TF32 products, "auto" as bf16; compiled if that was measured."""
     precision, measured = "tf32" if given.get("precision", "fp32") == "fp32" else "bf16", rates.get("train", {})
     compiled = measured.get(f"{precision} compiled") if given.get("compile") else None
-    found = [rate for rate in (compiled or measured.get(precision), rates.get("reading")) if rate]
-    return min(found) if measured.get(precision) else None
+    return compiled or measured.get(precision)
 
 
 def page(scale: str, data: Path) -> str:
@@ -242,7 +243,7 @@ def _summary(lines: list[dict]) -> str:
     told = f"{sum(hours):.0f} GPU hours for {len(hours)} of them" if hours else f"GPU hours {UNKNOWN}"
     done = sum(each["state"] == "finished" for each in lines)
     told = f"{done} finished, {len(ready)} can start with the data that is there; {told}"
-    return f"{len(lines)} runs: {told}, one seed each."
+    return f"{len(lines)} runs: {told}, one seed each. Runs that share a training step make it once."
 
 
 def main() -> None:
