@@ -110,7 +110,7 @@ def exact_kernels() -> AbstractContextManager:
 
 @contextmanager
 def _kernels(*, tf32: bool, timed: bool) -> Iterator[None]:
-    """torch's flags, which hold for the whole process, as given within the block."""
+    """torch's flags as given within the block. They are the process's: threads side by side change each other's."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, timed
@@ -120,10 +120,15 @@ def _kernels(*, tf32: bool, timed: bool) -> Iterator[None]:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
+def digits_of(device: torch.device) -> str:
+    """What the last digits of a result hang on there, for the key of what is kept."""
+    return f"{torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+
+
 def determinism(device: torch.device) -> str:
     """What of a run its repetition on this device repeats, for the record."""
     if device.type == "cpu":
-        return f"same seed, versions and instructions, {torch.get_num_threads()} threads: the same digits"
+        return f"same seed, versions and instructions, {digits_of(device)}: the same digits"
     return "same seed: the same order, crops and dropout; TF32, timed kernels and atomic sums move the last digits"
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from iqa_lib.checks import check_at_least, check_choice
 from iqa_lib.data.base import IQADataset
-from iqa_lib.devices import ahead, best_device, device_of, exact_kernels, to_device
+from iqa_lib.devices import ahead, best_device, device_of, digits_of, exact_kernels, to_device
 from iqa_lib.files import cache_dir, file_key, intact, load_tensors, locked, save_tensors, tensors_sha256
 from iqa_lib.images import read_image
 from iqa_lib.progress import progress
@@ -245,8 +245,8 @@ class FixedFeatures(View):
 
     def _kept(self, part: nn.Module, max_batch: int) -> dict[Path, list[Tensor]]:
         """For each image the maps `(K, C, h, w)` of a model, or of one of its backbones."""
-        threads = device_of(part).type == "cpu" and torch.get_num_threads()  # they change the last digits
-        seen = self.crops.protocol, self.crops.size, self.crops.count, self.crops.enlarge, threads
+        crops = self.crops
+        seen = crops.protocol, crops.size, crops.count, crops.enlarge, digits_of(device_of(part))
         folder = cache_dir() / "features" / hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
         folders = [folder / key for key in self._keys(part)]
         images: dict[Path, set[Path]] = {}

@@ -22,6 +22,7 @@ from iqa_lib.devices import (
     check_device,
     determinism,
     device_of,
+    digits_of,
     exact_kernels,
     fast_kernels,
     resolved_precision,
@@ -153,14 +154,15 @@ def kernels() -> tuple[bool, ...]:
     return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
 
 
-def test_kernels_are_chosen_and_left_as_they_were():
+def test_kernels_are_chosen_and_left_as_they_were(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
     before = kernels()
     with fast_kernels():
         assert kernels() == (True, True, True)
         with exact_kernels():
             assert kernels() == (False, False, False)
         assert kernels() == (True, True, True)
-    assert kernels() == before == (False, True, False), "torch rounds convolutions, unless it is told not to"
+    assert kernels() == before == (False, True, False)
 
 
 class Noting(nn.Module):
@@ -194,6 +196,11 @@ def test_scores_maps_and_features_are_computed_in_true_fp32(tmp_path, monkeypatc
     metric.score(*(image[None] for image in data[0][:2]))
     assert len(model.seen) >= 6
     assert set(model.seen) == {(False, False, False)}
+
+
+def test_what_is_kept_is_known_by_what_its_digits_hang_on(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert (digits_of(CPU), digits_of(CUDA)) == ("3 threads", "cuda")
 
 
 def test_what_a_record_says_of_determinism():
