@@ -474,10 +474,14 @@ def save(found: dict) -> None:
 def main(arguments: list[str] | None = None) -> bool:
     """Whether something failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tiny", action="store_true", help="small networks and images; writes nothing")
+    parser.add_argument("--tiny", action="store_true", help="small networks and images, no limit; writes nothing")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read")
     parser.add_argument("--minutes", type=float, default=8, help="then it ends with what it has (default: 8)")
     given = parser.parse_args(arguments)
+    if not 1 <= given.minutes <= 600:
+        parser.error(f"--minutes: got {given.minutes}, expected 1 to 600: {AROUND} seconds go to imports and the end")
+    if given.workers < 0:
+        parser.error(f"--workers: got {given.workers}, expected 0 or more")
     if given.tiny:
         found = measure(TINY, (Bench.most, Bench.fp32), METRICS[4:6], least=0.01, side=64, pixels=192, workers=0)
     else:

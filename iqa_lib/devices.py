@@ -18,7 +18,7 @@ from iqa_lib.checks import check_choice
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
-THREADS = 4  # that read ahead of a GPU; Pillow decodes one image at a time, whose warnings are told apart so
+THREADS = 4  # that read ahead of a GPU
 
 META = torch.device("meta")  # tensors with shapes and no storage: `with META:` builds a network at no cost
 
@@ -79,7 +79,8 @@ def to_device(item: Tensor | list | nn.Module, device: torch.device | str):
 def ahead(function: Callable, items: Iterable, device: torch.device) -> Iterator:
     """`map(function, items)` for what `device` takes next: beside a GPU, threads compute the results before their turn.
 
-    So images are decoded while the GPU computes. A CPU is busy itself: there each is computed when it is asked for.
+    So images are decoded while the GPU computes; `items` must not fail, and threads have autograd's own settings. A CPU
+    is busy itself: there each is computed when it is asked for.
     """
     if device.type == "cpu":
         yield from map(function, items)

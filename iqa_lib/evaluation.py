@@ -204,7 +204,11 @@ def _kept_scores(
         if missing:
             score = baseline.scorer(dataset.image(dataset.records[indices[0]].images[0])[None])
             images = ahead(dataset.image, missing.values(), _device_of(baseline))
-            known |= {name: score(image[None]).item() for name, image in zip(missing, images, strict=True)}
+            for (name, path), image in zip(missing.items(), images, strict=True):
+                try:
+                    known[name] = score(image[None]).item()
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from error
             write_json(file, known)
     return known
 

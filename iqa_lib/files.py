@@ -191,13 +191,15 @@ def _sha256(path: Path, _size: int, _changed: int) -> str:
 
 def file_key(path: Path) -> str:
     """A name for what is computed from a file and kept; it changes with the file's path, size or time."""
-    status, (folder, name) = path.stat(), os.path.split(os.path.join(os.getcwd(), path))
-    place = os.path.realpath(path) if os.path.islink(path) else os.path.join(_real_folder(folder), name)
+    status, full = path.stat(), path if path.is_absolute() else os.path.join(os.getcwd(), path)
+    folder, name = os.path.split(full)
+    is_link, real = os.path.islink(path), _real_folder(folder, os.stat(folder).st_ino)
+    place = os.path.realpath(path) if is_link else os.path.join(real, name)
     return hashlib.sha256(f"{place}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:24]
 
 
 @cache
-def _real_folder(folder: str) -> str:
+def _real_folder(folder: str, _inode: int) -> str:
     """A folder without symbolic links, looked up once: a data set's half a million images are in few."""
     return os.path.realpath(folder)
 

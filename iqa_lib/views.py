@@ -287,6 +287,8 @@ class FixedFeatures(View):
     def _maps(self, part: nn.Module, paths: Sequence[Path], max_batch: int) -> dict[Path, list[Tensor]]:
         """The maps of images, from batches of all their crops."""
         crops = [*ahead(lambda path: self.crops.cut(read_image(path)), paths, device_of(part))]
+        if len({each.shape[1:] for each in crops}) > 1:
+            raise ValueError(f"{paths[0].parent}: got images of unequal sizes for one reference, expected one size")
         batches = (_extracted(part, batch) for batch in torch.cat(crops).split(max_batch))
         scales = (torch.cat(maps).split([*map(len, crops)]) for maps in zip(*batches, strict=True))
         return {path: list(maps) for path, *maps in zip(paths, *scales, strict=True)}

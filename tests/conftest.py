@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -17,4 +18,7 @@ def pytest_configure(config):
     report = config.getoption("--true-counts-report")
     if report and not hasattr(config, "workerinput"):
         head = "| row | records | to the first step, s | two steps of each stage, s | GPU memory, GiB |\n"
-        Path(report).write_text(head + "|---|---|---|---|---|\n", encoding="utf-8")
+        try:
+            Path(report).write_text(head + "|---|---|---|---|---|\n", encoding="utf-8")
+        except OSError as error:
+            raise pytest.UsageError(f"--true-counts-report: {error}") from error

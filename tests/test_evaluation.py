@@ -396,6 +396,14 @@ def test_a_gpus_scores_are_kept_by_themselves_and_its_images_read_ahead(pairs, c
     assert len(list(cache.rglob("*.json"))) == 12
 
 
+def test_an_image_of_another_size_is_named(tmp_path):
+    dataset = image_set(tmp_path, [(12, 9)] * 2, pairs=True)
+    with Image.open(dataset.records[1].distorted) as image:
+        image.resize((12, 12)).save(dataset.records[1].distorted)
+    with pytest.raises(ValueError, match=rf"{dataset.records[1].distorted}: psnr: images: got unequal shapes"):
+        baseline_scores(baselines.load("psnr"), dataset)
+
+
 def test_an_infinite_psnr_is_kept(tmp_path):
     dataset = image_set(tmp_path, [(12, 9)] * 2, pairs=True)
     record = dataset.records[0]

@@ -132,6 +132,30 @@ def test_a_pandas_that_rounds_is_asked_for_every_digit(monkeypatch, version, ask
     assert given == asked
 
 
+def test_a_files_key_is_that_of_the_file_that_is_opened(tmp_path, monkeypatch):
+    one, other = tmp_path / "one/inner", tmp_path / "other"
+    for folder in (one, one.parent, other):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "x.png").write_bytes(b"same size")
+        os.utime(folder / "x.png", ns=(1, 1))
+    link = other / "link"
+    link.symlink_to(one)
+    keys = {file_key(folder / "x.png") for folder in (one, one.parent, other)}
+    assert len(keys) == 3
+    assert file_key(link / "x.png") == file_key(one / "x.png")
+    assert file_key(link / "../x.png") == file_key(one.parent / "x.png"), "as the system follows it"
+    monkeypatch.chdir(one)
+    assert file_key(Path("x.png")) == file_key(one / "x.png")
+    link.unlink()
+    link.symlink_to(one.parent)
+    assert file_key(link / "x.png") == file_key(one.parent / "x.png")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert file_key(other / "x.png") in keys
+
+
 # --- Folders that cannot be used
 
 

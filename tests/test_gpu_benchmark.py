@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_an_output_that_is_no_number_is_found(gpu):
     found, which = gpu.difference({"score": torch.zeros(2), "map": torch.tensor([1, torch.nan])}, expected)
     assert found != found
     assert which == "map"
+
+
+@pytest.mark.parametrize("given", ["--minutes 0.75", "--minutes -3", "--minutes nan", "--workers -1"])
+def test_impossible_limits_are_refused(gpu, capsys, given):
+    with pytest.raises(SystemExit):
+        gpu.main(given.split())
+    option, value = given.split()
+    assert re.search(rf"{option}: got {value}(\.0)?, expected", capsys.readouterr().err)
 
 
 def test_without_a_gpu_nothing_is_measured_at_the_papers_sizes(gpu, capsys):

@@ -32,6 +32,7 @@ def line(run, data, measured=None):
         ("06_topiq/ablation_full", 20000, 20000 * 32, 2025 * 2),
         ("06_lpips_plus/lpips_layers", 0, 0, 3000 * 2),
         ("01_baselines/clic", 0, 0, 5220 * 3),
+        ("02_iqa_tmfm/table2_full", 4 * 24421, 4 * 24421 * 48, 3 * (5220 * 32 + 97686 * 8 + 3 * 24421 * 4)),
         ("02_iqa_tmfm/table2_without_mfm", 3 * 24421, 3 * 24421 * 48, 5220 * 3 * 32 + 3 * 24421 * 12),
     ],
 )

@@ -116,7 +116,8 @@ def work(notebook: str, given: dict) -> Work:
         stages = [(given["epochs_1"] * each, step), (second, step if given["train_network_2"] else 0)]
         fused = 0 if given["fuser"] == "none" else trained
         chosen = selection * given["epochs_1"]
-        return _total(stages, limit, tested * images * crops + (fused + chosen) * images * given["draws"])
+        others = fused * given["crop_count"] + chosen * given["draws"]
+        return _total(stages, limit, (tested * crops + others) * images)
     if notebook == "03_prfnet":
         coarse, fine = given["epochs_1"] * each, given["epochs_2"] * (sum(others) // given["batch_size"])
         stages = {"mtl": [(coarse, 2 * step)], "step1_only": [(coarse, step)], "step2_only": [(fine, step)]}
@@ -248,7 +249,7 @@ def _summary(lines: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.schedule", description=__doc__.splitlines()[0])
-    parser.add_argument("scale", nargs="?", default="paper")
+    parser.add_argument("scale", nargs="?", default="paper", choices=("paper", "demo"))
     parser.add_argument("--data", type=Path, help="folder of the data sets (data)")
     given = parser.parse_args()
     data = (given.data or repo_root() / "data").expanduser().resolve()
