@@ -121,3 +121,20 @@ def test_the_command_starts_nothing(data, monkeypatch, capsys):
     schedule.main()
     assert " can start with the data that is there" in capsys.readouterr().out
     assert sorted(data.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("given", [["--data", ""], ["--data", "nowhere"], ["paper", "--data", __file__], ["papr"]])
+def test_what_cannot_be_planned_is_refused(monkeypatch, capsys, given):
+    monkeypatch.setattr("sys.argv", ["schedule", *given])
+    with pytest.raises(SystemExit):
+        schedule.main()
+    assert ("expected a folder that is there" if "--data" in given else "invalid choice") in capsys.readouterr().err
+
+
+def test_a_damaged_measurement_is_named(data, monkeypatch, capsys):
+    (data.parent / "benchmarks").mkdir()
+    (data.parent / schedule.MEASURED).write_text("{")
+    monkeypatch.setattr("sys.argv", ["schedule", "paper", "--data", str(data)])
+    with pytest.raises(SystemExit):
+        schedule.main()
+    assert "gpu.json is damaged" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from iqa_lib.baselines import BASELINES, available
 from iqa_lib.data.base import DataError, reader
 from iqa_lib.data.folder import Folder
 from iqa_lib.data.protocols import PREFERENCE_TESTS
-from iqa_lib.files import repo_root
+from iqa_lib.files import DamagedError, repo_root
 from iqa_lib.lab import plan, records, tables
 from iqa_lib.lab.networks import NETWORKS
 from iqa_lib.lab.parameters import read_parameters, validate
@@ -178,8 +178,7 @@ def _training_rate(rates: dict, given: dict) -> float | None:
 
 def page(scale: str, data: Path) -> str:
     """The whole plan as Markdown."""
-    file = repo_root() / MEASURED
-    measured = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    measured = _measured(repo_root() / MEASURED)
     parts, all_lines = [], {}
     for table in plan.specifications().values():
         lines = [line(*each, scale, data, measured) for each in _rows(table, scale)]
@@ -193,6 +192,13 @@ def page(scale: str, data: Path) -> str:
     device = measured.get("device", "no GPU was measured: `make gpu`")
     head = f"# What the tables need at {scale} scale\n\nData sets: {data}. GPU: {device}. {NOTE}"
     return "\n\n".join([head, *parts, _summary([*all_lines.values()])])
+
+
+def _measured(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError as error:
+        raise DamagedError(f"{file} is damaged ({error}): remove it, or run `make gpu` again") from error
 
 
 def _rows(table: dict, scale: str) -> Iterator[tuple[str, str]]:
@@ -250,12 +256,15 @@ def _summary(lines: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m iqa_lib.lab.schedule", description=__doc__.splitlines()[0])
     parser.add_argument("scale", nargs="?", default="paper", choices=("paper", "demo"))
-    parser.add_argument("--data", type=Path, help="folder of the data sets (data)")
+    parser.add_argument("--data", help="folder of the data sets (data)")
     given = parser.parse_args()
-    data = (given.data or repo_root() / "data").expanduser().resolve()
-    if given.data and not data.is_dir():
-        parser.error(f"--data: there is no folder {data}: check the path")
-    print(DEMO if given.scale == "demo" else page(given.scale, data))
+    data = Path(given.data or repo_root() / "data").expanduser().resolve()
+    if given.data is not None and not (given.data and data.is_dir()):
+        parser.error(f"--data: got {given.data!r}, expected a folder that is there: check the path")
+    try:
+        print(DEMO if given.scale == "demo" else page(given.scale, data))
+    except DamagedError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
