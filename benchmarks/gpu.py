@@ -7,11 +7,10 @@ python benchmarks/gpu.py --tiny         small networks and images, on what is th
 Each network, with random weights, the most useful first: its outputs and maps on the CPU and on the GPU in true fp32,
 what bf16 changes of the score, what the workers read, a training step in bf16 and TF32, scoring in bf16 and fp32; then
 the compiled step; then training in true fp32; then the compiled step as a CUDA graph. Before all of these, the metrics
-that IQA-TMFM fuses, with random weights. Each measurement is printed with its seconds and saved;
-what is not measured when the time is over is left out. An image is one crop of one image: a pair has 2, a triplet 3.
-MFU is the share of the rate that one large bf16 product reaches on this card; multiply-adds count as two operations,
-the attention's and the deformable convolution's among them. Reading is what workers decode and cut from PNG files of
-768 x 512.
+that IQA-TMFM fuses, with random weights. Each measurement is printed with its seconds and saved; what is not measured
+when the time is over is left out. An image is one crop of one image: a pair has 2, a triplet 3. MFU is the share of the
+rate that one large bf16 product reaches on this card; multiply-adds count as two operations, the attention's and the
+deformable convolution's among them. Reading is what workers decode and cut from PNG files of 768 x 512.
 
 benchmarks/gpu.json, which `make plan` reads: `device`, `driver`, `cores`, `torch`, `commit`, `date`, `seconds`,
 `workers`, `matmul_tflops` (bf16), and `networks`, by name: `train` and `score`: images a second by precision (`fp32`,
@@ -19,8 +18,8 @@ benchmarks/gpu.json, which `make plan` reads: `device`, `driver`, `cores`, `torc
 `train` and `score`; `mfu` of the training step, or of scoring what does not train, in bf16; `waits` of a training step
 (0, or the first operation that waited); `parity`, the largest difference GPU to CPU of the score and all maps, relative
 to the largest value of each; `drift`, that of the score, bf16 to fp32; `reading`: images a second that the data
-pipeline gives for it with `workers`; and `error`, if something failed. `metrics`, by name: `pairs` a
-second, and `parity`, the difference GPU to CPU relative to the score.
+pipeline gives for it with `workers`; and `error`, if something failed. `metrics`, by name: `pairs` a second, and
+`parity`, the difference GPU to CPU relative to the score.
 """
 
 import argparse

@@ -20,6 +20,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 THREADS = 4  # that read ahead of a GPU
 
+CPU = torch.device("cpu")
 META = torch.device("meta")  # tensors with shapes and no storage: `with META:` builds a network at no cost
 
 

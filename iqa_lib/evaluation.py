@@ -15,7 +15,7 @@ from iqa_lib import baselines
 from iqa_lib.baselines import Baseline, b_is_closer
 from iqa_lib.checks import check_choice
 from iqa_lib.data.base import IQADataset, Triplet
-from iqa_lib.devices import ahead, device_of, digits_of, exact_kernels, to_device
+from iqa_lib.devices import CPU, ahead, device_of, digits_of, exact_kernels, to_device
 from iqa_lib.files import cache_dir, file_key, intact, locked, read_json, sha256, write_json
 from iqa_lib.metrics import (  # noqa: F401 (for callers of this module)
     AGREEMENT,
@@ -174,7 +174,7 @@ def baseline_scores(baseline: Baseline, dataset: IQADataset) -> np.ndarray:
     `(records, 1)`; for triplets `(records, 2)`, of A and B.
     """
     ours = Path(baselines.__file__), Path(baselines.__file__).with_name("models") / "st_lpips.py"
-    code = *map(sha256, ours), version(baseline.library), version("torch"), digits_of(_device_of(baseline))
+    code = *map(sha256, ours), version(baseline.library), version("torch"), digits_of(baseline.device or CPU)
     key = hashlib.sha256(repr((baseline.name, baseline.max_pixels, baseline.weights, code)).encode()).hexdigest()[:16]
     keys = {path: file_key(path) for path in dataset.paths()}
     of_reference: dict[Path, list[int]] = {}
@@ -203,7 +203,7 @@ def _kept_scores(
         missing = {keys[path]: path for path in distorted if keys[path] not in known}
         if missing:
             score = baseline.scorer(dataset.image(dataset.records[indices[0]].images[0])[None])
-            images = ahead(dataset.image, missing.values(), _device_of(baseline))
+            images = ahead(dataset.image, missing.values(), baseline.device or CPU)
             for (name, path), image in zip(missing.items(), images, strict=True):
                 try:
                     known[name] = score(image[None]).item()
@@ -211,10 +211,6 @@ def _kept_scores(
                     raise ValueError(f"{path}: {error}") from error
             write_json(file, known)
     return known
-
-
-def _device_of(baseline: Baseline) -> torch.device:
-    return baseline.device or device_of(None)
 
 
 def worst_mistakes(table: pd.DataFrame, count: int, sign: int = 1) -> list[int]:

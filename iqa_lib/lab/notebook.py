@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from iqa_lib import baselines, evaluation, plots, training
 from iqa_lib.baselines import Baseline
 from iqa_lib.data.base import IQADataset, Pair, Triplet
-from iqa_lib.devices import best_device, device_of, to_device
+from iqa_lib.devices import CPU, best_device, to_device
 from iqa_lib.lab.networks import metric_names as metric_names
 from iqa_lib.lab.parameters import ParameterError, crops_of_test
 from iqa_lib.lab.runs import Run
@@ -243,7 +243,7 @@ def loaded_metrics(names: Sequence[str], files: Mapping[str, Path] = {}) -> dict
 
 def on_device(metric: Baseline, device: torch.device) -> Baseline:
     """A metric that takes images wherever they are and computes on `device`, or where its network is if it has one."""
-    if metric.needs_weights or device == device_of(None):
+    if metric.needs_weights or device == CPU:
         return metric
     return replace(metric, compute=lambda *pair: metric.compute(*to_device(list(pair), device)), device=device)
 

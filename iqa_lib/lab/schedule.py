@@ -250,7 +250,7 @@ def _summary(lines: list[dict]) -> str:
     told = f"{sum(hours):.0f} GPU hours for {len(hours)} of them" if hours else f"GPU hours {UNKNOWN}"
     done = sum(each["state"] == "finished" for each in lines)
     told = f"{done} finished, {len(ready)} can start with the data that is there; {told}"
-    return f"{len(lines)} runs: {told}, one seed each. Runs that share a training step make it once."
+    return f"{len(lines)} runs: {told}, one seed each. Runs that share a stage train it once."
 
 
 def main() -> None:

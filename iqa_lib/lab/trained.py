@@ -63,7 +63,7 @@ def of_run(folder: Path, device: torch.device | str, wanted: str | None = None) 
     origin = f"run {folder} (sha256 {digest})" + (
         ", a demo number: trained on simulated labels" if records.is_demo(record) else ""
     )
-    options = {key: given[key] for key in ("max_batch",) if key in given}
+    options = {"max_batch": given["max_batch"]} if "max_batch" in given else {}
     if isinstance(model, FusedIQATMFM):  # "auto": the metrics that need no weights, or that had theirs
         auto = [name for name in iqa_tmfm.METRICS if not BASELINES[name].needs_weights or name in record["weights"]]
         options["metrics"] = [of_baseline(name, None, device) for name in metric_names(given["metrics"], auto)]
